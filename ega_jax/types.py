@@ -1,9 +1,11 @@
 """The nouns of ega_jax: frozen pytrees, one shape comment per field.
 
-Sizes used everywhere: P POIs, Q creatives, B requests, C candidates of a request (organic items first, in their fixed order, then ads; padding last), R creatives per POI (padded), K list
-length, L codes per POI (semantic-id levels + suffix), Lc codes per creative, H history events, G bid profiles, U distinct lists.
+Sizes used everywhere: P POIs, Q creatives, B requests, C candidates of a request (organic items first, in their fixed
+order, then ads; padding last), R creatives per POI (padded), K list length, L codes per POI (semantic-id levels and
+suffix), Lc codes per creative, H history events, G bid profiles, U distinct lists.
 
-Ids are positions: a POI id is a row of `Catalog.poi_*`, a creative id a row of `Catalog.creative_*`, a list entry is a position in the request's candidates. -1 means absent.
+Ids are positions: a POI id is a row of `Catalog.poi_*`, a creative id a row of `Catalog.creative_*`, a list entry is a
+position in the request's candidates. -1 means absent.
 """
 
 import dataclasses
@@ -45,12 +47,12 @@ class Request:
   history_action: Array  # i32[B, H]  0 padding, 1 visit, 2 click, 3 click + conversion
   history_hour: Array  # i32[B, H]  hour of the week of the event
   history_age: Array  # f32[B, H]  hours before the request
-  successor_poi: Array  # i32[B, S]  POIs that followed the user's last visited POI in anyone's visits so far, -1 padded
+  successor_poi: Array  # i32[B, S]  POIs that followed the last visited POI in anyone's visits so far, -1 padded
   successor_count: Array  # f32[B, S]  how often
   candidates: Array  # i32[B, C]  POI ids: organic in order, then ads, then -1
   is_ad: Array  # bool[B, C]
   bid: Array  # f32[B, C]  per click; organic and padding 0
-  value_mu: Array  # f32[B, C]  the value's lognormal location given the request, known to the platform; organic 0
+  value_mu: Array  # f32[B, C]  location of the value's lognormal, known to the platform; organic 0
 
   @property
   def valid(self):

@@ -1,0 +1,16 @@
+# Sourced by the other scripts: makes $root/.venv with the package's dependencies, sets $python and the compilation cache.
+interpreter=${PYTHON:-python3}
+"$interpreter" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "ega_jax needs Python >= 3.11; $interpreter is $("$interpreter" --version). Set PYTHON to a newer one." >&2
+  exit 2
+}
+python=$root/.venv/bin/python
+[ -x "$python" ] || "$interpreter" -m venv "$root/.venv"
+# The stamp holds what was installed: a changed setup.cfg installs again, an unchanged one does not ask a registry.
+stamp=$root/.venv/installed.cfg
+if ! cmp -s "$root/setup.cfg" "$stamp"; then
+  "$python" -m pip install --quiet --disable-pip-version-check "$root[test]"
+  cp "$root/setup.cfg" "$stamp"
+fi
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/ega_jax}
+export NPROC=${NPROC:-16} # XLA:CPU's all-reduce over fake devices can deadlock with fewer threads.
