@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ega_jax import types
-from ega_jax.auction.least_regret import least_regret
+from ega_jax.auction import least_regret as program
 
 __all__ = [
   "CounterfactualTable", "Payments", "Regret", "counterfactual_table", "ex_post_regret", "falls", "least_regret",
@@ -275,6 +275,16 @@ def summarise_regret(regret, where=None):
     regret_over_payment=ratio(payment.sum()),
     regret_over_utility=ratio(utility.sum()),
   )
+
+
+def least_regret(table, weights=None):
+  """Returns the `LeastRegret` that any payment 0 <= P <= z x could have on the table's curves (a linear program each).
+
+  Args:
+    table: a CounterfactualTable.
+    weights: f broadcast to [B, A, G], probability of each node as a value; None: uniform.
+  """
+  return program.least_regret(table.x, table.nodes, weights)
 
 
 def falls(x, tolerance=1e-9):
