@@ -1,0 +1,126 @@
+"""Batches of prepared data or of arrays: sharded by process, shuffled by seed, resumable.
+
+The global batch of a step depends on the seed and the step alone. Process p of n gets the p-th of n equal slices of it,
+so that one process and several train on the same examples in the same order.
+"""
+
+import os
+
+import numpy as np
+
+from ega_jax.data.examples import fold_of
+from ega_jax.data.records import RecordFile, read_schema
+from ega_jax.types import Catalog
+
+
+def train_batches(
+  directory, split, batch_size, seed, *, columns=None, folds=None, process_index=0, process_count=1, num_threads=1
+):
+  """Returns a grain.IterDataset of endless shuffled batches: dicts of numpy arrays [batch_size / process_count, ...].
+
+  Its iterator's state goes into a checkpoint (grain.checkpoint.CheckpointSave) and resumes exactly.
+
+  Args:
+    directory: prepared data.
+    split: "train", "validation" or "test".
+    batch_size: examples per step over all processes.
+    seed: of the order; every epoch has another.
+    columns: names to read; all if None.
+    folds: keep only requests of these folds (0..9); all if None.
+    process_index: this process, 0..process_count - 1.
+    process_count: must divide batch_size.
+    num_threads: that read ahead.
+
+  Raises:
+    ValueError: see the conditions above, and RecordFile.
+  """
+  file = RecordFile(directory, split)
+  names = file.chosen(columns)
+  rows = np.arange(len(file))
+  if folds is not None:
+    rows = rows[np.isin(fold_of(file.entry["first_row"] + rows, read_schema(directory)["seed"]), _checked(folds))]
+  return _shuffled(rows, lambda i: file.read(i, names), batch_size, seed, process_index, process_count, num_threads)
+
+
+def from_arrays(columns, batch_size, seed, *, process_index=0, process_count=1):
+  """Returns a grain.IterDataset as train_batches does, over in-memory columns {name: [n, ...]}; any names."""
+  columns = {name: np.asarray(values) for name, values in columns.items()}
+  lengths = {name: len(values) for name, values in columns.items()}
+  if not lengths or len(set(lengths.values())) != 1:
+    raise ValueError(f"columns must have one common length, have {lengths}")
+  rows = np.arange(next(iter(lengths.values())))
+  take = lambda indices: {name: values[indices] for name, values in columns.items()}
+  return _shuffled(rows, take, batch_size, seed, process_index, process_count, 1)
+
+
+def _shuffled(rows, read, batch_size, seed, process_index, process_count, num_threads):
+  """Returns a grain.IterDataset of read(rows of this process's slice of each global batch)."""
+  import grain
+
+  share = _share(batch_size, process_index, process_count)
+  if not len(rows):
+    raise ValueError("no examples to train on: the split, or the chosen folds of it, is empty")
+  dataset = grain.MapDataset.source(rows).seed(seed).shuffle().repeat().batch(share)
+  dataset = dataset[process_index::process_count].map(read)
+  return dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4))
+
+
+def _share(batch_size, process_index, process_count):
+  """Returns the examples per step of one process."""
+  if batch_size < 1 or process_count < 1 or batch_size % process_count:
+    raise ValueError(f"batch_size is {batch_size}: it must be a positive multiple of the {process_count} processes")
+  if not 0 <= process_index < process_count:
+    raise ValueError(f"process_index is {process_index}, 0..{process_count - 1} is allowed")
+  return batch_size // process_count
+
+
+def _checked(folds):
+  folds = np.atleast_1d(np.asarray(folds))
+  if not folds.size or not np.isin(folds, np.arange(10)).all():
+    raise ValueError(f"folds is {folds.tolist()}, a choice of 0..9 is needed")
+  return folds
+
+
+def eval_batches(directory, split, batch_size, *, columns=None, rows=None, process_index=0, process_count=1):
+  """Yields a split once, in order: batches with `where` bool[b], False on the padding of the last one.
+
+  The padding repeats a real example. All processes get equally many batches.
+
+  Args:
+    rows: i[n] positions in the split to keep; all if None. The others are as in train_batches.
+  """
+  file = RecordFile(directory, split)
+  names = file.chosen(columns)
+  share = _share(batch_size, process_index, process_count)
+  rows = np.arange(len(file)) if rows is None else np.asarray(rows)
+  for start in range(0, len(rows), batch_size):
+    position = start + process_index * share + np.arange(share)
+    where = position < len(rows)
+    yield file.read(rows[np.where(where, position, 0)], names) | {"where": where}
+
+
+def read_split(directory, split, columns=None, rows=None) -> dict[str, np.ndarray]:
+  """Returns {column: [n, ...]} of a whole split, or of its positions `rows` i[n] (0 = the split's first request)."""
+  file = RecordFile(directory, split)
+  return file.read(np.arange(len(file)) if rows is None else rows, columns)
+
+
+def read_catalog(directory) -> Catalog:
+  """Returns the prepared catalogue, arrays in memory."""
+  path = os.path.join(directory, "catalog.npz")
+  if not os.path.isfile(path):
+    raise ValueError(f"{path}: no such file")
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      return Catalog(**{name: arrays[name] for name in arrays.files})
+  except (ValueError, EOFError, OSError, TypeError) as error:
+    raise ValueError(f"{path}: not a catalogue, or truncated ({error})") from error
+
+
+def read_next_poi(directory, split) -> dict[str, np.ndarray] | None:
+  """Returns the public next-POI windows of "validation" or "test" as request columns, None if the source had none."""
+  path = os.path.join(directory, f"next_poi_{split}.npz")
+  if not os.path.isfile(path):
+    return None
+  with np.load(path, allow_pickle=False) as arrays:
+    return dict(arrays)
