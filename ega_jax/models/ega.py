@@ -1,0 +1,336 @@
+"""The generator: history encoder, POI decoder, creative module and item prior (EGA Eq. 13-17).
+
+One Linen module whose methods are the steps of generation. Departures from the paper, each our decision: the encoder
+sees a few context tokens before the history; event tokens also carry the POI's content, id and distance; an item prior
+over the request's candidates is available beside the decoder's code logits.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ega_jax.models.features import candidate_features
+from ega_jax.nn.embedding import CodeEmbedding, IdEmbedding
+from ega_jax.nn.linear import Dense, RMSNorm, constrain, partitioned
+from ega_jax.nn.multi_token import MultiTokenModule
+from ega_jax.nn.transformer import DecoderBlock, EncoderBlock
+from ega_jax.types import record
+
+NEXT_VISITS, LIST = 0, 1
+NUM_TASKS = 2
+NUM_CONTEXT = 3  # user, place, hour
+NUM_AGES = 16  # event ages in powers of two hours
+
+
+@dataclasses.dataclass(frozen=True)
+class EGAConfig:
+  """Sizes of the generator. Vocabularies count the codes of the widest level, suffix included."""
+
+  num_pois: int
+  num_users: int
+  poi_levels: int = 4
+  poi_vocabulary: int = 64
+  creative_levels: int = 3
+  creative_vocabulary: int = 64
+  width: int = 64
+  num_layers: int = 2
+  num_heads: int = 4
+  mlp_width: int = 192
+  history_items: int = 20
+  max_items: int = 10  # longest sequence of POIs that is decoded
+  cross_attention: str = "events"  # "events": one memory state per event; "tokens": the paper's, one per code
+  item_prior: bool = True
+  prior_width: int = 32
+  creative_chain: bool = True  # False: the codes are predicted independently of each other (the paper's ablation)
+  dropout: float = 0.1
+  user_dropout: float = 0.1
+  click_dropout: float = 0.1  # share of training rows whose clicks are hidden, so that visits alone suffice
+  dtype: Any = jnp.float32
+
+  def __post_init__(self):
+    if self.cross_attention not in ("events", "tokens"):
+      raise ValueError(f"cross_attention is {self.cross_attention!r}; allowed: 'events', 'tokens'")
+
+
+def tiny(**sizes):
+  """Returns the preset of tests: width 32, one block."""
+  return EGAConfig(**{"width": 32, "num_layers": 1, "num_heads": 2, "mlp_width": 64, "history_items": 8, **sizes})
+
+
+def small(**sizes):
+  """Returns the preset of two CPU cores: width 64, two blocks, 20 events of history."""
+  return EGAConfig(**sizes)
+
+
+def paper(**sizes):
+  """Returns the paper's sizes: 3 blocks, 3 codes of 1024 (and a suffix), K = 10, 256 events of history.
+
+  Widths are not reported; ours are those of a common encoder-decoder of this depth (512, 8 heads of 64, 4 x 512).
+  """
+  reported = {"num_layers": 3, "poi_vocabulary": 1024, "creative_vocabulary": 1024, "history_items": 256}
+  ours = {"width": 512, "num_heads": 8, "mlp_width": 2048, "cross_attention": "tokens", "prior_width": 64}
+  return EGAConfig(**{**reported, **ours, **sizes})
+
+
+@record
+class Memory:
+  """A request as the decoder sees it."""
+
+  states: Any  # f[B, S, d]
+  mask: Any  # bool[B, S]
+  cross_keys: Any  # f[layers, B, S, heads, dh]
+  cross_values: Any  # f[layers, B, S, heads, dh]
+  summary: Any  # f[B, d]
+
+
+def recent_events(request, count):
+  """Returns the request with its last `count` events (the history is right-aligned)."""
+  names = ("history_poi", "history_creative", "history_action", "history_hour", "history_age")
+  return dataclasses.replace(request, **{name: getattr(request, name)[:, -count:] for name in names})
+
+
+def hide_clicks(request, hidden):
+  """Returns the request whose clicks are gone where hidden bool[B]; their places stay empty."""
+  gone = hidden[:, None] & (request.history_action > 1)
+  poi = jnp.where(gone, -1, request.history_poi)
+  action = jnp.where(gone, 0, request.history_action)
+  return dataclasses.replace(request, history_poi=poi, history_action=action)
+
+
+class HistoryEmbedder(nn.Module):
+  """Token embeddings of `context, SEP P.. C.., SEP P.. C..` (EGA Eq. 14)."""
+
+  config: EGAConfig
+
+  @nn.compact
+  def __call__(self, request, ids, catalog, poi_codes, creative_codes, *, deterministic=True):
+    """Returns (context [B, 3, d], events [B, H, 1 + L + Lc, d], event mask bool[B, H])."""
+    present = request.history_poi >= 0
+    codes = jnp.where(present[..., None], ids.poi[jnp.maximum(request.history_poi, 0)], -1)
+    shown = present & (request.history_creative >= 0)
+    creative = jnp.where(shown[..., None], ids.creative[jnp.maximum(request.history_creative, 0)], -1)
+    separator = self._separator(request, catalog)[:, :, None]
+    tokens = jnp.concatenate([separator, poi_codes(codes), creative_codes(creative)], axis=2)
+    slot = self._table("slot", tokens.shape[2])
+    order = self._table("order", self.config.history_items)[-tokens.shape[1] :]
+    return self._context(request, deterministic), tokens + slot + order[:, None], present
+
+  def _table(self, name, size):
+    initializer = partitioned(nn.initializers.normal(0.1), (None, "embed"))
+    return self.param(name, initializer, (size, self.config.width)).astype(self.config.dtype)
+
+  def _dense(self, name, names=(None, "embed")):
+    return Dense(self.config.width, names=names, dtype=self.config.dtype, name=name)
+
+  def _separator(self, request, catalog):
+    poi = jnp.maximum(request.history_poi, 0)
+    age = jnp.log2(1 + jnp.maximum(request.history_age, 0.0)).astype(jnp.int32)
+    hour = jnp.where(request.history_hour >= 0, request.history_hour, 168)
+    offset = catalog.poi_place[poi] - request.place[:, None, :]
+    distance = jnp.sqrt(jnp.sum(jnp.square(offset), -1, keepdims=True))
+    x = self._table("action", 4)[jnp.clip(request.history_action, 0, 3)]
+    x = x + self._table("age", NUM_AGES)[jnp.minimum(age, NUM_AGES - 1)]
+    x = x + self._table("event_hour", 169)[hour]
+    x = x + IdEmbedding(self.config.num_pois, self.config.width, dtype=self.config.dtype, name="poi_id")(poi)
+    return x + self._dense("content")(catalog.poi_embedding[poi]) + self._dense("distance")(jnp.log1p(distance))
+
+  def _context(self, request, deterministic):
+    user = request.user
+    if not deterministic and self.config.user_dropout > 0:
+      dropped = jax.random.bernoulli(self.make_rng("dropout"), self.config.user_dropout, user.shape)
+      user = jnp.where(dropped, -1, user)
+    hour = jnp.where(request.hour >= 0, request.hour, 168)
+    parts = [
+      IdEmbedding(self.config.num_users, self.config.width, name="user")(user),
+      self._dense("place")(request.place / 10.0),
+      self._table("hour", 169)[hour],
+    ]
+    return jnp.stack([part.astype(self.config.dtype) for part in parts], axis=1) + self._table("context", NUM_CONTEXT)
+
+
+class Encoder(nn.Module):
+  """Returns (states [B, S, d], mask [B, S], summary [B, d]) of the embedded history (EGA Eq. 14)."""
+
+  config: EGAConfig
+
+  @nn.compact
+  def __call__(self, context, events, present, *, deterministic=True):
+    config, (batch, count, slots, width) = self.config, events.shape
+    x = jnp.concatenate([context, events.reshape(batch, count * slots, width)], axis=1)
+    mask = jnp.concatenate([jnp.ones((batch, NUM_CONTEXT), bool), jnp.repeat(present, slots, axis=1)], axis=1)
+    x = nn.Dropout(config.dropout, deterministic=deterministic)(constrain(x))
+    for layer in range(config.num_layers):
+      block = EncoderBlock(
+        config.width, config.num_heads, config.mlp_width, config.dropout, config.dtype, name=f"layer_{layer}"
+      )
+      x = block(x, mask=mask[:, None, None, :], deterministic=deterministic)
+    x = RMSNorm(name="norm")(x)
+    weights = mask.astype(x.dtype)[..., None]
+    mean = jnp.sum(x * weights, axis=1) / jnp.sum(weights, axis=1)
+    both = jnp.concatenate([mean, x[:, 0], x[:, 1], x[:, 2]], axis=-1)
+    summary = Dense(width, names=("mlp", "embed"), dtype=config.dtype, name="summary")(both)
+    summary = RMSNorm(name="summary_norm")(summary)
+    if config.cross_attention == "events":
+      keep = jnp.concatenate([jnp.arange(NUM_CONTEXT), NUM_CONTEXT + slots * jnp.arange(count)])
+      x, mask = x[:, keep], mask[:, keep]
+    return x, mask, summary
+
+
+class PoiDecoder(nn.Module):
+  """Causal decoder over POI codes with cross-attention (EGA Eq. 15); learned positions."""
+
+  config: EGAConfig
+
+  def setup(self):
+    config = self.config
+    table = partitioned(nn.initializers.normal(0.1), (None, "embed"))
+    self.begin = self.param("begin", table, (NUM_TASKS, config.width))
+    self.positions = self.param("positions", table, (config.max_items * config.poi_levels + 1, config.width))
+    size = (config.width, config.num_heads, config.mlp_width, config.dropout, config.dtype)
+    self.layers = [DecoderBlock(*size, name=f"layer_{i}") for i in range(config.num_layers)]
+    self.norm = RMSNorm()
+
+  def project_memory(self, states):
+    """Returns (keys, values), each [layers, B, S, heads, dh]."""
+    keys, values = zip(*[layer.project_memory(states) for layer in self.layers], strict=True)
+    return jnp.stack(keys), jnp.stack(values)
+
+  def __call__(self, embedded, memory, task, *, deterministic=True):
+    """Returns states [B, U, 1 + J, d]: after BOI and after each of the embedded codes [B, U, J, d]."""
+    begin = jnp.broadcast_to(self.begin[task].astype(embedded.dtype), (*embedded.shape[:2], 1, embedded.shape[-1]))
+    x = jnp.concatenate([begin, embedded], axis=2)
+    x = x + self.positions[: x.shape[2]].astype(x.dtype)
+    for i, layer in enumerate(self.layers):
+      keys, values = memory.cross_keys[i], memory.cross_values[i]
+      x = layer(x, keys, values, memory.mask, deterministic=deterministic)
+    return self.norm(x)
+
+  def step(self, embedded, cache, position, memory, task):
+    """Returns (cache, states [B, U, d]) after the code embedded [B, U, d] at `position`; BOI where position is 0."""
+    begin = self.begin[task].astype(embedded.dtype)
+    x = jnp.where(jnp.asarray(position) == 0, begin, embedded) + self.positions[position].astype(embedded.dtype)
+    for i, layer in enumerate(self.layers):
+      keys, values = memory.cross_keys[i], memory.cross_values[i]
+      cache, x = layer.step(x, cache, i, position, keys, values, memory.mask)
+    return cache, self.norm(x)
+
+
+class ItemPrior(nn.Module):
+  """Returns f32[B, C]: how likely each candidate is next, before any code is decoded, per task."""
+
+  config: EGAConfig
+
+  @nn.compact
+  def __call__(self, summary, request, catalog, candidates, is_ad, task):
+    config, safe = self.config, jnp.maximum(candidates, 0)
+    features = candidate_features(request, catalog, candidates)
+    content = catalog.poi_embedding[safe]
+    content = Dense(config.width, names=(None, "embed"), dtype=config.dtype, name="content")(content)
+    identity = IdEmbedding(config.num_pois, config.width, name="poi_id")(safe)
+    query = Dense(config.width, names=("embed", "mlp"), dtype=config.dtype, name="query")(summary)
+    match = jnp.einsum("bcd,bd->bc", content + identity, query) * config.width**-0.5
+    bias = IdEmbedding(config.num_pois, 1, name="bias")(safe)
+    ad = jnp.zeros(candidates.shape) if is_ad is None else is_ad
+    x = jnp.concatenate([features, match[..., None], bias, ad[..., None]], axis=-1)
+    hidden = nn.relu(Dense(config.prior_width, names=(None, "mlp"), name="hidden")(x))
+    both = jnp.concatenate([x, hidden], axis=-1)
+    heads = Dense(NUM_TASKS, names=("mlp", None), kernel_init=nn.initializers.normal(0.02), name="heads")(both)
+    return jnp.where(candidates >= 0, heads[..., task], 0.0).astype(jnp.float32)
+
+
+class EGA(nn.Module):
+  """The generator. Its methods are called through `module.apply({"params": p}, ..., method="encode")`."""
+
+  config: EGAConfig
+
+  def setup(self):
+    c = self.config
+    self.poi_codes = CodeEmbedding(c.poi_levels, c.poi_vocabulary, c.width, c.dtype)
+    self.creative_codes = CodeEmbedding(c.creative_levels, c.creative_vocabulary, c.width, c.dtype, learn_absent=True)
+    self.history = HistoryEmbedder(c)
+    self.encoder = Encoder(c)
+    self.poi_decoder = PoiDecoder(c)
+    head = partitioned(nn.initializers.normal(c.width**-0.5), (None, "embed", "vocab"))
+    self.poi_head = self.param("poi_head", head, (c.poi_levels, c.width, c.poi_vocabulary))
+    self.creative_module = MultiTokenModule(c.width, c.num_heads, c.mlp_width, c.dtype)
+    self.creative_head = self.param("creative_head", head, (c.creative_levels, c.width, c.creative_vocabulary))
+    begin = partitioned(nn.initializers.normal(c.width**-0.5), ("embed",))
+    self.creative_begin = self.param("creative_begin", begin, (c.width,))
+    if c.item_prior:
+      self.item_prior = ItemPrior(c)
+
+  def encode(self, request, ids, catalog, *, deterministic=True, visits_only=False):
+    """Returns the Memory of a request. `visits_only` hides its clicks; training hides those of some rows at random."""
+    request, ids, catalog = jax.tree.map(jnp.asarray, (request, ids, catalog))
+    hidden = jnp.full(request.user.shape, visits_only)
+    if not deterministic and self.config.click_dropout > 0:
+      drawn = jax.random.bernoulli(self.make_rng("dropout"), self.config.click_dropout, request.user.shape)
+      hidden = hidden | drawn
+    request = hide_clicks(recent_events(request, self.config.history_items), hidden)
+    embedded = self.history(
+      request, ids, catalog, self.poi_codes, self.creative_codes, deterministic=deterministic
+    )
+    states, mask, summary = self.encoder(*embedded, deterministic=deterministic)
+    keys, values = self.poi_decoder.project_memory(states)
+    return Memory(states=states, mask=mask, cross_keys=keys, cross_values=values, summary=summary)
+
+  def candidate_logits(self, memory, request, catalog, candidates, *, is_ad=None, task=LIST):
+    """Returns f32[B, C]: the item prior g of candidates i32[B, C]; zeros if config.item_prior is off."""
+    if not self.config.item_prior:
+      return jnp.zeros(candidates.shape, jnp.float32)
+    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
+    return self.item_prior(memory.summary, request, catalog, candidates, is_ad, task)
+
+  def decode(self, memory, codes, task, *, deterministic=True):
+    """Returns (logits [B, T, L, V], states [B, T, d]), teacher-forced on POI codes i32[B, T, L].
+
+    Logits t, l predict code l of POI t from everything before it; state t comes after the last code of POI t.
+    Codes [B, U, T, L] decode U sequences of each request and give [B, U, T, ..].
+    """
+    several = codes if codes.ndim == 4 else codes[:, None]
+    batch, lists, items, levels = several.shape
+    embedded = self.poi_codes(several).reshape(batch, lists, items * levels, -1)
+    states = self.poi_decoder(embedded, memory, task, deterministic=deterministic)
+    before = states[:, :, :-1].reshape(batch, lists, items, levels, -1)
+    logits = jnp.einsum("butld,ldv->butlv", before, self.poi_head.astype(before.dtype)).astype(jnp.float32)
+    after = states[:, :, levels::levels]
+    return (logits, after) if codes.ndim == 4 else (logits[:, 0], after[:, 0])
+
+  def init_cache(self, memory, num_prefixes, length):
+    """Returns an empty cache, leaves [layers, B, U, length, heads, dh]; `length` counts BOI and the codes fed back."""
+    layers, batch, _, heads, width = memory.cross_keys.shape
+    shape = (layers, batch, num_prefixes, length, heads, width)
+    return {"key": jnp.zeros(shape, self.config.dtype), "value": jnp.zeros(shape, self.config.dtype)}
+
+  def decode_step(self, memory, cache, token, position, task):
+    """Returns (cache, states [B, U, d], logits [B, U, V]) after token i32[B, U] at `position`; -1 at 0 is BOI.
+
+    The logits predict the code at level position % L. The same numbers as `decode` (up to rounding).
+    """
+    levels = self.config.poi_levels
+    embedded = self.poi_codes.at_level(token, (position - 1) % levels)
+    cache, states = self.poi_decoder.step(embedded, cache, position, memory, task)
+    head = self.poi_head[position % levels].astype(states.dtype)
+    return cache, states, jnp.einsum("bud,dv->buv", states, head).astype(jnp.float32)
+
+  def creative_logits(self, states, codes):
+    """Returns f32[..., Lc, Vc] of POI states [..., d] and creative codes i32[..., Lc] (EGA Eq. 16)."""
+    begin = jnp.broadcast_to(self.creative_begin.astype(states.dtype), states.shape)[..., None, :]
+    if self.config.creative_chain:
+      embeddings = jnp.concatenate([begin, self.creative_codes(codes)[..., :-1, :]], axis=-2)
+    else:
+      embeddings = jnp.broadcast_to(begin, (*codes.shape, states.shape[-1]))
+    chain = self.creative_module(states, embeddings)
+    return jnp.einsum("...ld,ldv->...lv", chain, self.creative_head.astype(chain.dtype)).astype(jnp.float32)
+
+  def __call__(self, request, ids, catalog, poi_codes, creative_codes):
+    """Returns every output once (initialisation): logits, creative logits and item prior."""
+    memory = self.encode(request, ids, catalog)
+    logits, states = self.decode(memory, poi_codes, LIST)
+    prior = self.candidate_logits(memory, request, catalog, request.candidates)
+    return logits, self.creative_logits(states, creative_codes), prior
+
+

@@ -1,0 +1,162 @@
+"""Observed features of candidates: what counts over a user's own history know about a POI.
+
+A pure function of a request, run on the device. Nothing of it looks at a bid. Every sum over the history is computed
+once for all features: events are scattered to POIs and read at the candidates, or compared with them, whichever is
+smaller.
+"""
+
+import jax
+import jax.numpy as jnp
+
+VISIT, CLICK, CONVERSION = 1, 2, 3
+
+NAMES = (
+  "visits_slow",  # log1p sum of .5^(n/40) over own visits here, n visits ago
+  "visits_fast",  # the same with .5^(n/5)
+  "visit_share",  # visits_slow's sum over that of all own visits
+  "transitions",  # log1p of how often this POI followed the last visited one in the own history
+  "transition_share",
+  "successors",  # log1p of how often it followed in anyone's visits
+  "successor_share",
+  "hour",  # log1p of own visits here at this time of day and part of week (kernel)
+  "hour_share",
+  "day",  # sum of exp(-age / 1 day) over own visits here
+  "week",  # the same with 7 days
+  "clicks",  # log1p of clicks here so far
+  "conversions",
+  "category_share",  # share of own visits (slow weights) in this category
+  "parent_share",
+  "category_click_share",  # share of own clicks in this category
+  "category_hour_share",  # share of own visits at this hour in this category
+  "same_as_last",  # is the last visited POI
+  "same_category_as_last",
+  "popularity",  # log1p of visits before the cut, divided by 5
+  "log_distance",  # log1p of kilometres
+  "nearness",  # exp(-kilometres / 2)
+  "visit_affinity",  # cosine between this POI's content and the slow average of visited content
+  "click_affinity",  # the same over clicks
+)
+NUM_FEATURES = len(NAMES)
+
+
+def _events(request):
+  """Returns (visit, click, conversion, rank): masks f32[B, H] and how many visits came after each event."""
+  action = jnp.where(request.history_poi >= 0, request.history_action, 0)
+  visit = (action == VISIT).astype(jnp.float32)
+  click = (action >= CLICK).astype(jnp.float32)
+  conversion = (action == CONVERSION).astype(jnp.float32)
+  rank = jnp.flip(jnp.cumsum(jnp.flip(visit, -1), axis=-1), -1) - visit
+  return visit, click, conversion, rank
+
+
+def hour_kernel(hour, request_hour):
+  """Returns f32[B, H] in [0, 1]: nearness in time of day, less across the weekend's edge; 0 if unknown."""
+  now = request_hour[:, None]
+  gap = jnp.abs(hour % 24 - now % 24)
+  gap = jnp.minimum(gap, 24 - gap).astype(jnp.float32)
+  same_part = (hour // 24 >= 5) == (now // 24 >= 5)
+  kernel = jnp.exp(-0.5 * jnp.square(gap / 2.0)) * jnp.where(same_part, 1.0, 0.4)
+  return jnp.where((hour >= 0) & (now >= 0), kernel, 0.0)
+
+
+def last_visit(request):
+  """Returns i32[B]: the POI visited last, -1 without a visit."""
+  visit, _, _, _ = _events(request)
+  place = jnp.where(visit > 0, jnp.arange(visit.shape[1]), -1).max(axis=1)
+  poi = jnp.take_along_axis(request.history_poi, jnp.maximum(place, 0)[:, None], axis=1)[:, 0]
+  return jnp.where(place >= 0, poi, -1)
+
+
+def _follows_last(request, visit, last):
+  """Returns f32[B, H]: 1 for a visit whose preceding visit was to `last`."""
+  index = jnp.where(visit > 0, jnp.arange(visit.shape[1]), -1)
+  before = jnp.pad(jax.lax.cummax(index, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  poi = jnp.take_along_axis(request.history_poi, jnp.maximum(before, 0), axis=1)
+  return visit * ((before >= 0) & (poi == last[:, None]) & (last[:, None] >= 0))
+
+
+def sum_where_equal(keys, weights, queries, size=None):
+  """Returns f32[B, C, F]: the sum of weights [B, H, F] over the events whose key [B, H] equals the query [B, C].
+
+  Negative keys and queries match nothing. With `size` (keys are < size) and many queries, the sums are scattered
+  to a [B, size, F] table and read there; otherwise every key is compared with every query.
+  """
+  batch, events = keys.shape
+  if size is not None and size <= events * queries.shape[1]:
+    rows = jnp.arange(batch)[:, None]
+    weights = jnp.where((keys >= 0)[..., None], weights, 0.0)
+    table = jnp.zeros((batch, size, weights.shape[-1])).at[rows, jnp.maximum(keys, 0)].add(weights)
+    return jnp.where((queries >= 0)[..., None], table[rows, jnp.maximum(queries, 0)], 0.0)
+  equal = (keys[:, :, None] == queries[:, None, :]) & (keys >= 0)[:, :, None]
+  return jnp.einsum("bhf,bhc->bcf", weights, equal.astype(jnp.float32))
+
+
+def _share(part, weights):
+  """Returns part [B, C] over the total of weights [B, H]; 0 where the total is 0."""
+  total = weights.sum(axis=1, keepdims=True)
+  return jnp.where(total > 0, part / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def content_profile(request, catalog, weights):
+  """Returns f32[B, D]: unit-length weighted average of the content of history POIs; 0 where the weights are."""
+  content = catalog.poi_embedding[jnp.maximum(request.history_poi, 0)]
+  mean = jnp.einsum("bh,bhd->bd", weights, content)
+  return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-6)
+
+
+def _history_features(request, catalog, candidates, last):
+  visit, click, conversion, rank = _events(request)
+  slow, fast = visit * 0.5 ** (rank / 40), visit * 0.5 ** (rank / 5)
+  hour = visit * hour_kernel(request.history_hour, request.hour)
+  age = jnp.maximum(request.history_age, 0.0)
+  follows = _follows_last(request, visit, last)
+  weights = [slow, fast, follows, hour, visit * jnp.exp(-age / 24), visit * jnp.exp(-age / 168), click, conversion]
+  size = catalog.poi_category.shape[0]
+  sums = sum_where_equal(request.history_poi, jnp.stack(weights, -1), candidates, size)
+  slow_at, fast_at, follow_at, hour_at, day_at, week_at, click_at, conversion_at = jnp.moveaxis(sums, -1, 0)
+  follow_total = follows.sum(1, keepdims=True)
+  shares = [_share(slow_at, slow), jnp.log1p(follow_at), follow_at / jnp.maximum(follow_total, 1.0)]
+  successors = jnp.where(request.successor_poi >= 0, request.successor_count, 0.0)
+  follow_all = sum_where_equal(request.successor_poi, successors[..., None], candidates, size)[..., 0]
+  shares += [jnp.log1p(follow_all), _share(follow_all, successors), jnp.log1p(hour_at), _share(hour_at, hour)]
+  return [jnp.log1p(slow_at), fast_at, *shares, day_at, week_at, jnp.log1p(click_at), jnp.log1p(conversion_at)]
+
+
+def _category_features(request, catalog, candidates, last):
+  visit, click, _, rank = _events(request)
+  slow = visit * 0.5 ** (rank / 40)
+  hour = visit * hour_kernel(request.history_hour, request.hour)
+  safe, events = jnp.maximum(candidates, 0), jnp.maximum(request.history_poi, 0)
+  category, parent = catalog.poi_category, catalog.poi_parent
+  by_category = sum_where_equal(category[events], jnp.stack([slow, click, hour], -1), category[safe])
+  by_parent = sum_where_equal(parent[events], slow[..., None], parent[safe])
+  last_category = jnp.where(last >= 0, category[jnp.maximum(last, 0)], -1)[:, None]
+  slow_in, click_in, hour_in = jnp.moveaxis(by_category, -1, 0)
+  shares = [_share(slow_in, slow), _share(by_parent[..., 0], slow), _share(click_in, click), _share(hour_in, hour)]
+  return shares + [candidates == last[:, None], category[safe] == last_category]
+
+
+def _place_and_content_features(request, catalog, candidates):
+  visit, click, _, rank = _events(request)
+  safe = jnp.maximum(candidates, 0)
+  offset = catalog.poi_place[safe] - request.place[:, None, :]
+  distance = jnp.sqrt(jnp.sum(jnp.square(offset), axis=-1))
+  content = catalog.poi_embedding[safe]
+  norm = jnp.maximum(jnp.linalg.norm(content, axis=-1), 1e-6)
+  profiles = [content_profile(request, catalog, visit * 0.5 ** (rank / 40)), content_profile(request, catalog, click)]
+  cosines = [jnp.einsum("bcd,bd->bc", content, profile) / norm for profile in profiles]
+  return [catalog.poi_popularity[safe] / 5, jnp.log1p(distance), jnp.exp(-distance / 2), *cosines]
+
+
+def candidate_features(request, catalog, candidates):
+  """Returns f32[B, C, F] in the order of NAMES; 0 where a candidate i32[B, C] is -1.
+
+  Args: request and catalog as in `ega_jax.types`; candidates are POI ids, of the request's list or any others.
+  """
+  request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
+  last = last_visit(request)
+  columns = _history_features(request, catalog, candidates, last)
+  columns += _category_features(request, catalog, candidates, last)
+  columns += _place_and_content_features(request, catalog, candidates)
+  stacked = jnp.stack([jnp.asarray(column, jnp.float32) for column in columns], axis=-1)
+  return jnp.where((candidates >= 0)[..., None], stacked, 0.0)

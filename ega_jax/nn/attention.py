@@ -1,0 +1,107 @@
+"""Multi-head attention: one function behind a name, and the projections around it.
+
+Every model reaches attention through `attention`, so that another kernel is one entry of KERNELS.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ega_jax.nn.linear import partitioned
+
+KERNELS = {}
+
+
+def reference_attention(query, key, value, *, mask=None, bias=None):
+  """Returns softmax(query key^T / sqrt(dh) + bias) value, with 0 for a query that may attend to nothing.
+
+  Args: query [..., T, heads, dh], key and value [..., S, heads, dh]; mask bool and bias f32, both
+  broadcastable to [..., heads, T, S].
+  Returns: [..., T, heads, dh].
+  """
+  scores = jnp.einsum("...thd,...shd->...hts", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+  if bias is not None:
+    scores = scores + bias
+  if mask is not None:
+    scores = jnp.where(mask, scores, -1e30)
+  weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+  if mask is not None:
+    weights = jnp.where(mask, weights, 0.0)
+  # Dividing the result instead of the weights touches dh numbers rather than S.
+  total = jnp.moveaxis(jnp.sum(weights, axis=-1), -1, -2)[..., None]
+  mixed = jnp.einsum("...hts,...shd->...thd", weights.astype(value.dtype), value)
+  return (mixed / jnp.maximum(total, 1e-9)).astype(query.dtype)
+
+
+KERNELS["reference"] = reference_attention
+
+
+def attention(query, key, value, *, mask=None, bias=None, kernel="reference"):
+  """Returns attention by the named kernel; arguments and shapes as in `reference_attention`.
+
+  Raises: ValueError for a kernel that is not in KERNELS.
+  """
+  if kernel not in KERNELS:
+    raise ValueError(f"attention kernel {kernel!r} is unknown; allowed: {sorted(KERNELS)}")
+  return KERNELS[kernel](query, key, value, mask=mask, bias=bias)
+
+
+def cached_attention(query, keys, values, position):
+  """Returns one position's attention over a cache of positions 0..position.
+
+  Args: query [B, U, heads, dh]; keys, values [B, U, T, heads, dh]; position scalar.
+  Returns: [B, U, heads, dh]. Products and sums instead of matrix products: each of the B * U * heads
+  problems has one query, for which a batched matrix product would first transpose the cache.
+  """
+  scores = jnp.sum(query[:, :, None] * keys, axis=-1).astype(jnp.float32) * query.shape[-1] ** -0.5
+  seen = (jnp.arange(keys.shape[2]) <= position)[None, None, :, None]
+  scores = jnp.where(seen, scores, -1e30)
+  weights = jnp.where(seen, jnp.exp(scores - jnp.max(scores, axis=2, keepdims=True)), 0.0)
+  mixed = jnp.sum(weights[..., None].astype(values.dtype) * values, axis=2)
+  return mixed / jnp.sum(weights, axis=2)[..., None].astype(values.dtype)
+
+
+class MultiHeadAttention(nn.Module):
+  """Projections to heads and back; `attend` takes keys and values that were projected earlier."""
+
+  width: int
+  num_heads: int
+  dtype: Any = jnp.float32
+  kernel: str = "reference"
+
+  def setup(self):
+    if self.width % self.num_heads:
+      raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
+    heads = (self.num_heads, self.width // self.num_heads)
+    inward = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
+    outward = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=(0, 1), out_axis=2)
+    for name in ("query", "key", "value"):
+      kernel = self.param(name, partitioned(inward, ("embed", "heads", "kv")), (self.width, *heads))
+      setattr(self, f"{name}_kernel", kernel)
+    self.output_kernel = self.param("output", partitioned(outward, ("heads", "kv", "embed")), (*heads, self.width))
+
+  def _project(self, x, kernel):
+    return jnp.einsum("...d,dhk->...hk", x.astype(self.dtype), kernel.astype(self.dtype))
+
+  def project_query(self, x):
+    """Returns queries [..., heads, dh] of x [..., d]."""
+    return self._project(x, self.query_kernel)
+
+  def project_key_value(self, x):
+    """Returns (keys, values), each [..., heads, dh], of x [..., d]."""
+    return self._project(x, self.key_kernel), self._project(x, self.value_kernel)
+
+  def project_output(self, y):
+    """Returns [..., d] of mixed heads y [..., heads, dh]."""
+    return jnp.einsum("...hk,hkd->...d", y, self.output_kernel.astype(self.dtype))
+
+  def attend(self, x, keys, values, *, mask=None, bias=None):
+    """Returns [..., T, d]: x [..., T, d] attending to projected keys and values [..., S, heads, dh]."""
+    mixed = attention(self.project_query(x), keys, values, mask=mask, bias=bias, kernel=self.kernel)
+    return self.project_output(mixed)
+
+  def __call__(self, x, context=None, *, mask=None, bias=None):
+    """Returns [..., T, d]: x attending to `context` [..., S, d], or to itself."""
+    keys, values = self.project_key_value(x if context is None else context)
+    return self.attend(x, keys, values, mask=mask, bias=bias)

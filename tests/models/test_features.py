@@ -1,0 +1,64 @@
+"""Features equal a loop over the history, see no bid and treat padding as absent."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ega_jax.models import features
+from tests import oracles_models as oracle
+
+
+compute = jax.jit(features.candidate_features)
+
+
+@pytest.fixture(scope="module")
+def data():
+  rng = np.random.default_rng(0)
+  catalog = oracle.catalog(rng)
+  # Few POIs and long histories, so that repeats and transitions happen.
+  request = oracle.request(rng, catalog, events=40)
+  history = np.where(request.history_poi >= 0, request.history_poi % 5, -1)
+  return dataclasses.replace(request, history_poi=history), catalog
+
+
+def test_features_equal_a_loop_over_events(data):
+  request, catalog = data
+  got = np.asarray(compute(request, catalog, request.candidates))
+  assert got.shape == (*request.candidates.shape, features.NUM_FEATURES)
+  for b, c in np.ndindex(request.candidates.shape):
+    if request.candidates[b, c] < 0:
+      np.testing.assert_array_equal(got[b, c], 0)
+      continue
+    want = oracle.features(request, catalog, b, int(request.candidates[b, c]))
+    assert tuple(want) == features.NAMES
+    np.testing.assert_allclose(got[b, c], list(want.values()), rtol=2e-4, atol=2e-5)
+  assert (got.reshape(-1, got.shape[-1]).std(0) > 0).all()
+
+
+def test_scatter_and_comparison_give_the_same_sums():
+  rng = np.random.default_rng(1)
+  keys, weights = rng.integers(-1, 9, (3, 6)), rng.normal(size=(3, 6, 2)).astype(np.float32)
+  queries = rng.integers(-1, 9, (3, 8))
+  scattered = features.sum_where_equal(keys, weights, queries, size=9)
+  compared = features.sum_where_equal(keys, weights, queries, size=None)
+  np.testing.assert_allclose(scattered, compared, atol=1e-6)
+  assert np.abs(compared).sum() > 0
+
+
+def test_bids_change_nothing(data):
+  request, catalog = data
+  other = dataclasses.replace(request, bid=request.bid * 7 + 1, value_mu=request.value_mu - 3)
+  np.testing.assert_array_equal(
+    compute(request, catalog, request.candidates),
+    compute(other, catalog, request.candidates),
+  )
+
+
+def test_unknown_hour_gives_zero_hour_features(data):
+  request, catalog = data
+  unknown = dataclasses.replace(request, hour=np.full_like(request.hour, -1))
+  got = np.asarray(compute(unknown, catalog, request.candidates))
+  for name in ("hour", "hour_share", "category_hour_share"):
+    np.testing.assert_array_equal(got[..., features.NAMES.index(name)], 0)
