@@ -7,12 +7,9 @@ import dataclasses
 
 import numpy as np
 
+from ega_jax.data.market_config import hour_of_week
+
 VISIT, CLICK, CONVERSION = 1, 2, 3  # history_action; 0 is padding
-
-
-def hour_of_week(minutes):
-  """Returns i32[...], 0..167 with 0 = Monday 00:00, of local minutes since 1970-01-01 (a Thursday)."""
-  return ((np.asarray(minutes) // 60 + 3 * 24) % 168).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +88,7 @@ def history_columns(events: Events, user, time, length):
     "history_poi": take(events.poi, -1),
     "history_creative": take(events.creative, -1),
     "history_action": take(events.action, 0),
-    "history_hour": take(hour_of_week(events.time), 0),
+    "history_hour": take(hour_of_week(events.time).astype(np.int32), 0),
     "history_age": np.where(index < len(events.key), age, 0).astype(np.float32),
   }
 

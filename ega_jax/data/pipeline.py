@@ -1,9 +1,11 @@
 """Batches of prepared data or of arrays: sharded by process, shuffled by seed, resumable.
 
-The global batch of a step depends on the seed and the step alone. Process p of n gets the p-th of n equal slices of it,
-so that one process and several train on the same examples in the same order.
+The global batch of a step depends on the seed and the step alone, and a process gets its slice of it: one process and
+several train on the same examples in the same order. Rows are drawn and read a batch at a time; Grain keeps the
+position, reads ahead and resumes.
 """
 
+import functools
 import os
 
 import numpy as np
@@ -11,6 +13,8 @@ import numpy as np
 from ega_jax.data.examples import fold_of
 from ega_jax.data.records import RecordFile, read_schema
 from ega_jax.types import Catalog
+
+_ENDLESS = 2**40  # steps
 
 
 def train_batches(
@@ -60,9 +64,28 @@ def _shuffled(rows, read, batch_size, seed, process_index, process_count, num_th
   share = _share(batch_size, process_index, process_count)
   if not len(rows):
     raise ValueError("no examples to train on: the split, or the chosen folds of it, is empty")
-  dataset = grain.MapDataset.source(rows).seed(seed).shuffle().repeat().batch(share)
-  dataset = dataset[process_index::process_count].map(read)
+
+  def batch_of(step):
+    position = step * batch_size + process_index * share + np.arange(share)
+    return read(rows[_shuffled_positions(position, len(rows), seed)])
+
+  dataset = grain.MapDataset.range(_ENDLESS).map(batch_of)
   return dataset.to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4))
+
+
+def _shuffled_positions(position, length, seed):
+  """Returns i64[b]: entries `position` i64[b] of an endless sequence, a permutation of 0..length-1 per epoch."""
+  epoch, offset = np.divmod(position, length)
+  out = np.empty(len(position), np.int64)
+  for number in np.unique(epoch):
+    now = epoch == number
+    out[now] = _permutation(length, seed, int(number))[offset[now]]
+  return out
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(length, seed, epoch):
+  return np.random.default_rng([seed, epoch]).permutation(length)
 
 
 def _share(batch_size, process_index, process_count):

@@ -34,9 +34,9 @@ def refuse_unlisted(names):
 
 
 def record_dtype(layout) -> np.dtype:
-  """Returns the packed structured dtype of a record."""
-  fields = [(name, np.dtype(entry["dtype"]).newbyteorder("<"), tuple(entry["shape"])) for name, entry in layout.items()]
-  return np.dtype(fields)
+  """Returns the packed structured dtype of a record: columns by name, whatever the order of the layout."""
+  field = lambda name, entry: (name, np.dtype(entry["dtype"]).newbyteorder("<"), tuple(entry["shape"]))
+  return np.dtype([field(name, layout[name]) for name in sorted(layout)])
 
 
 def write_records(path, columns, start, end) -> dict:

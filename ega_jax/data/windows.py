@@ -14,6 +14,7 @@ import numpy as np
 
 from ega_jax.data import checkins as tables
 from ega_jax.data import examples, history, successors
+from ega_jax.data.market_config import hour_of_week
 
 COLUMNS = ("Uid", "Pids", "Times", "Target", "Target_time")
 
@@ -125,7 +126,7 @@ def window_columns(windows, checkins, cut_time) -> dict[str, np.ndarray]:
     "row": row,
     "user": windows.user,
     "place": checkins.place[last],
-    "hour": history.hour_of_week(windows.target_time),
+    "hour": hour_of_week(windows.target_time).astype(np.int32),
     "hour_known": np.ones(len(row), bool),
     **_history(windows),
     **successors.successor_columns(
@@ -150,7 +151,7 @@ def _history(windows):
     "history_poi": np.where(present, windows.poi[index], -1).astype(np.int32),
     "history_creative": np.full(index.shape, -1, np.int32),
     "history_action": np.where(present, history.VISIT, 0).astype(np.int32),
-    "history_hour": np.where(present, history.hour_of_week(windows.time[index]), 0).astype(np.int32),
+    "history_hour": np.where(present, hour_of_week(windows.time[index]), 0).astype(np.int32),
     "history_age": np.where(present, age, 0).astype(np.float32),
   }
 
