@@ -1,0 +1,137 @@
+"""Lists as wholes: greedy and sampled rollouts, their log z under teacher forcing, the best of a beam, and the creatives (EGA Eq. 17, 22, 24, 31, 32)."""
+
+import jax
+import jax.numpy as jnp
+
+from ega_jax.decoding import constraints
+from ega_jax.decoding.lists import take_rows
+
+
+def _pick(log_z, rng):
+  """Returns i32[B, J]: the most probable token, or with `rng` a sampled one."""
+  if rng is None:
+    return jnp.argmax(log_z, -1).astype(jnp.int32)
+  alive = jnp.any(log_z > -jnp.inf, -1, keepdims=True)
+  return jax.random.categorical(rng, jnp.where(alive, log_z, 0.0), axis=-1).astype(jnp.int32)
+
+
+def rollout(decoder, table, bids, prior, config, masked=None, rng=None):
+  """Returns items i32[B, J, K]: J lists decoded token by token by z (Eq. 22), each without the candidates that `masked` bool[B, J, C] drops.
+
+  bids f[B, C] or None, prior f[B, C] or None. masked None: J = 1 and nothing dropped. Where candidates run out the list ends in -1. rng: sample tokens from z instead of taking the best.
+  """
+  batch, candidates = table.valid.shape
+  masked = jnp.zeros((batch, 1, candidates), bool) if masked is None else masked
+  num, levels = masked.shape[1], table.codes.shape[-1]
+  power = jnp.zeros(()) if bids is None else constraints.bid_power(bids, config)[:, None]
+
+  def item(carry, step):
+    cache, items, token = carry
+    under = constraints.available_items(table, items, masked)
+    for level in range(levels):
+      cache, _, logits = decoder.step(cache, token, step * levels + level)
+      log_z = constraints.token_log_z(logits, under, table, level, bids, prior, config)
+      token = _pick(log_z, None if rng is None else jax.random.fold_in(rng, step * levels + level))
+      under = constraints.narrow(under, table, level, token)
+    chosen = constraints.resolve(under, power, 0.0 if prior is None else prior[:, None])
+    items = items.at[..., step].set(jnp.where(jnp.any(under, -1), chosen, -1))
+    return (cache, items, token), None
+
+  carry = (decoder.init(num), jnp.full((batch, num, config.list_length), -1, jnp.int32), jnp.full((batch, num), -1, jnp.int32))
+  return jax.lax.scan(item, carry, jnp.arange(config.list_length))[0][1]
+
+
+def greedy(decoder, table, bids, prior, config, masked=None):
+  """Returns items i32[B, J, K]: the greedy list without each row's masked candidates; masked = the base list and K more with one shown item dropped gives Eq. 31."""
+  return rollout(decoder, table, bids, prior, config, masked)
+
+
+def sampled(decoder, table, bids, prior, config, rng, masked=None):
+  """Returns items i32[B, J, K]: lists sampled from z."""
+  return rollout(decoder, table, bids, prior, config, masked, rng)
+
+
+def prefixes_of(items):
+  """Returns i32[B, K, K]: for every list step the items before it, -1 elsewhere."""
+  steps = jnp.arange(items.shape[-1])
+  return jnp.where(steps < steps[:, None], items[:, None, :], -1)
+
+
+def list_log_z(logits, table, items, bids, prior, config, reuse=False):
+  """Returns f32[B, K]: log z of each item of the lists `items` i32[B, K] given those before it (the sum over its codes, Eq. 22 and 32).
+
+  Teacher-forced: logits f[B, K, L, V] come from decoding these items. Differentiable in logits and prior. An absent item (-1) has 0, an illegal one -inf, both with gradient 0.
+  bids f[B, C] or None (no weights: plain next-token likelihood over legal codes); prior f[B, C] or None. reuse: items may repeat and organic order is off (next-visit
+  sequences); a table with leading size 1 is then shared by all requests. Under collision="bucket" this is the path's log z.
+  """
+  batch, length = items.shape
+  candidates = table.valid.shape[-1]
+  if reuse:
+    under = jnp.broadcast_to(table.valid[:, None], (batch, length, candidates))
+  else:
+    under = constraints.available_items(table, prefixes_of(items))
+  codes = take_rows(jnp.broadcast_to(table.codes, (batch,) + table.codes.shape[1:]), jnp.maximum(items, 0))
+  total = jnp.zeros((batch, length))
+  for level in range(codes.shape[-1]):
+    log_z = constraints.token_log_z(logits[:, :, level], under, table, level, bids, prior, config)
+    token = codes[..., level]
+    total += jnp.take_along_axis(log_z, token[..., None], -1)[..., 0]
+    under = constraints.narrow(under, table, level, token)
+  return jnp.where(items >= 0, total, 0.0)
+
+
+def list_score(theta, bids, is_ad, organic_weight, where=None):
+  """Returns f[...]: score(Y) = sum over ads of b theta + organic_weight * sum over organic items of theta; all arguments [..., K], `where` masks absent items."""
+  worth = jnp.where(is_ad, bids, organic_weight) * theta
+  return jnp.sum(worth if where is None else jnp.where(where, worth, 0.0), -1)
+
+
+def bid_free_order(items):
+  """Returns i32[B, U]: the rank of each list among the request's lists in the order of their item tuples."""
+  ranks = lambda lists: jnp.argsort(jnp.lexsort(lists.T[::-1]))
+  return jax.vmap(ranks)(items)
+
+
+def best_of(lists, theta, bids, is_ad, organic_weight):
+  """Returns (items i32[B, G, K], chosen i32[B, G] row of lists.items, score f[B, G]): per profile the list of its beam with the best score(Y) (EGA Eq. 24).
+
+  theta f[B, U, K] click probabilities of the distinct lists; bids f[B, G, C] (negative ones, as virtual values, allowed); is_ad bool[B, C]. Ties go to the list that comes
+  first in the order of item tuples, so that neither bids nor z decide them. A profile without any list gets items -1 and score -inf.
+  """
+  items = take_rows(lists.items, lists.index)
+  batch, profiles, num, length = items.shape
+  present = items >= 0
+  place = jnp.maximum(items, 0)
+  worth = jnp.take_along_axis(bids, place.reshape(batch, profiles, num * length), -1).reshape(items.shape)
+  score = list_score(take_rows(theta, lists.index), worth, take_rows(is_ad, place), organic_weight, where=present)
+  score = jnp.where(lists.log_z > -jnp.inf, score, -jnp.inf)
+  best = jnp.max(score, -1, keepdims=True)
+  order = take_rows(bid_free_order(lists.items), lists.index)
+  winner = jnp.argmin(jnp.where(score == best, order, lists.items.shape[1]), -1)
+  chosen = jnp.take_along_axis(lists.index, winner[..., None], -1)[..., 0]
+  exists = best[..., 0] > -jnp.inf
+  return jnp.where(exists[..., None], take_rows(lists.items, chosen), -1), chosen, best[..., 0]
+
+
+def choose_creatives(creative_logits, states, codes, valid):
+  """Returns i32[...]: per item the own creative with the highest log-probability of its code chain (EGA Eq. 17), ties to the first.
+
+  creative_logits(states f[..., R, d], codes i32[..., R, Lc]) -> f[..., R, Lc, Vc], teacher-forced. states f[..., d]; codes i32[..., R, Lc] and valid bool[..., R] of the POI's own
+  creatives. At each level the softmax is over the codes of own creatives that agree with the chain so far, each code counted once.
+  """
+  num = codes.shape[-2]
+  codes = jnp.maximum(codes, 0)
+  logits = creative_logits(jnp.broadcast_to(states[..., None, :], states.shape[:-1] + (num, states.shape[-1])), codes)
+  agrees = valid[..., None, :] & valid[..., :, None]
+  total = jnp.zeros(codes.shape[:-1])
+  for level in range(codes.shape[-1]):
+    code = codes[..., level]
+    same = code[..., :, None] == code[..., None, :]
+    own = jnp.take_along_axis(logits[..., level, :], jnp.broadcast_to(code[..., None, :], agrees.shape), -1)
+    earlier = jnp.tril(jnp.ones((num, num), bool), -1)
+    repeated = jnp.any(agrees[..., None, :] & same[..., None, :, :] & earlier, -1)
+    log_p = constraints.log_normalise(jnp.where(agrees & ~repeated, own, -jnp.inf))
+    first = agrees & same & ~repeated
+    total += jnp.sum(jnp.where(first, log_p, 0.0), -1)
+    agrees &= same
+  return jnp.argmax(jnp.where(valid, total, -jnp.inf), -1).astype(jnp.int32)

@@ -1,0 +1,56 @@
+"""Which slot each prefix lives in. A parent's first child stays where its parent is, so that most steps move few rows of the key-value cache, and often none."""
+
+import jax
+import jax.numpy as jnp
+
+from ega_jax.decoding.lists import take_rows
+
+
+def _exclusive(counts):
+  return jnp.cumsum(counts, -1) - counts
+
+
+def assign_slots(parent, choice, alive, slots, width):
+  """Returns (slot, source, choice, active, full) for the distinct (parent, choice) pairs among all beams.
+
+  Args: parent i32[B, P, S] slots, choice i32[B, P, S] in [0, width), alive bool[B, P, S].
+  Returns: slot i32[B, P, S] of every beam, -1 where it is not alive or found no slot; per slot i32[B, U] the `source` slot to copy from and the `choice` made, bool[B, U]
+  whether it is `active`; full bool[B], more distinct pairs than slots.
+  """
+  batch = parent.shape[0]
+  rows, flat = parent.reshape(batch, -1), jnp.where(alive, parent * width + choice, slots * width).reshape(batch, -1)
+  present = jax.vmap(lambda i: jnp.zeros(slots * width, bool).at[i].set(True, mode="drop"))(flat).reshape(batch, slots, width)
+  present = present.astype(jnp.int32)
+  children, nth = present.sum(-1), _exclusive(present)
+  dead = children == 0
+  num_dead = dead.sum(-1, keepdims=True)
+  extras = jnp.maximum(children - 1, 0)
+  first_extra = _exclusive(extras)
+  # the e-th child that cannot stay goes to the e-th dead slot
+  everyone = jnp.broadcast_to(jnp.arange(slots), (batch, slots))
+  free = jnp.argsort(~dead, axis=-1, stable=True)
+  rank = jnp.where(alive.reshape(batch, -1), take_rows(nth.reshape(batch, -1), jnp.minimum(flat, slots * width - 1)), 0)
+  extra = take_rows(first_extra, rows) + rank - 1
+  slot = jnp.where(rank == 0, rows, take_rows(free, jnp.minimum(extra, slots - 1)))
+  placed = alive.reshape(batch, -1) & ((rank == 0) | (extra < num_dead))
+  # the same seen from the slots
+  mine = jnp.where(dead, _exclusive(dead.astype(jnp.int32)), -1)
+  total = extras.sum(-1, keepdims=True)
+  used = dead & (mine < total)
+  ends = first_extra + extras
+  owner = jax.vmap(lambda end, e: jnp.searchsorted(end, e, side="right"))(ends, jnp.maximum(mine, 0))
+  source = jnp.where(used, owner, everyone)
+  which = jnp.where(used, mine - take_rows(first_extra, jnp.minimum(owner, slots - 1)) + 1, 0)
+  chosen = jnp.argmax((take_rows(nth, source) == which[..., None]) & (take_rows(present, source) > 0), -1)
+  return (
+    jnp.where(placed, slot, -1).reshape(parent.shape).astype(jnp.int32),
+    source.astype(jnp.int32),
+    chosen.astype(jnp.int32),
+    ~dead | used,
+    (total > num_dead)[:, 0],
+  )
+
+
+def move_rows(cache, source):
+  """Returns the cache with slot u of request b holding what slot source[b, u] held; leaves [layers, B, U, ...], source i32[B, U]."""
+  return jax.tree.map(lambda leaf: jax.vmap(take_rows, in_axes=(0, None))(leaf, source), cache)

@@ -1,0 +1,73 @@
+"""Beam search against the dictionary oracle."""
+
+import jax
+import numpy as np
+import pytest
+
+from ega_jax.decoding.beam import generate_lists
+from ega_jax.decoding.lists import ListConfig
+from tests.oracles_decoding import ToyModel, random_markets, stack
+
+SIZES = {"batch": 3, "ads": 7, "organic": 4, "levels": 3, "vocabulary": 5}
+
+
+def _case(seed, settings, **sizes):
+  rng = np.random.default_rng(seed)
+  sizes = {**SIZES, **sizes}
+  markets = random_markets(rng, **sizes, **settings)
+  model = ToyModel(rng, sizes["vocabulary"], 4 * sizes["levels"])
+  return markets, model, stack(markets)
+
+
+def _expected(markets, model, config):
+  beams = [m.beam(lambda path, b=b: model.logits(path, b), config.list_length, config.num_lists) for b, m in enumerate(markets)]
+  return beams
+
+
+def _compare(lists, beams, profile=0):
+  items = np.take_along_axis(np.asarray(lists.items), np.asarray(lists.index)[:, profile, :, None], 1)
+  log_z = np.asarray(lists.log_z)[:, profile]
+  assert not np.any(lists.overflow)
+  for b, beam in enumerate(beams):
+    found = np.isfinite(log_z[b])
+    assert found.sum() == len(beam)
+    np.testing.assert_allclose(log_z[b][found], [z for z, _ in beam], rtol=1e-4, atol=1e-4)
+    assert [tuple(row) for row in items[b][found]] == [items for _, items in beam]
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [
+    {},
+    {"token_bid": "mean", "organic_beta": 0.7},
+    {"organic_beta": 9.0, "bid_scale": 0.5},
+    {"use_prior": False},
+    {"use_bids": False, "use_prior": False},
+  ],
+)
+@pytest.mark.parametrize("size", [1, 6])
+def test_beam_is_the_oracles(settings, size):
+  markets, model, (table, bids, prior) = _case(0, settings)
+  names = ("alpha", "beta", "bid_scale", "organic_beta", "token_bid")
+  config = ListConfig(list_length=4, num_lists=size, **{n: getattr(markets[0], n) for n in names})
+  run = jax.jit(lambda bids, prior: generate_lists(model.decoder(3), table, bids, prior, config))
+  lists = run(bids[:, None] if markets[0].use_bids else None, prior if markets[0].use_prior else None)
+  _compare(lists, _expected(markets, model, config))
+
+
+def test_shared_codes_go_to_the_highest_bid_power_times_prior():
+  markets, model, (table, bids, prior) = _case(1, {}, unique=False)
+  config = ListConfig(list_length=4, num_lists=5, collision="bucket")
+  lists = jax.jit(lambda: generate_lists(model.decoder(3), table, bids[:, None], prior, config))()
+  _compare(lists, _expected(markets, model, config))
+
+
+def test_profiles_share_prefixes_without_changing_them():
+  markets, model, (table, bids, prior) = _case(2, {})
+  profiles = np.stack([bids, 0 * bids, bids * np.float32(3), bids[:, ::-1] * table.is_ad], 1)
+  config = ListConfig(list_length=4, num_lists=5, max_prefixes=20)
+  lists = jax.jit(lambda: generate_lists(model.decoder(3), table, profiles, prior, config))()
+  for g in range(4):
+    for b, market in enumerate(markets):
+      market.bids = [float(x) for x in profiles[b, g]]
+    _compare(lists, _expected(markets, model, config), g)

@@ -1,0 +1,163 @@
+"""Slow, independent decoding in Python dictionaries and float64: prefixes are tuples of codes, legality is set arithmetic, nothing is shared with ega_jax.decoding."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Market:
+  """One request: codes [C][L] tuples, kinds 'ad' / 'organic' / None (padding), organic ranks."""
+
+  codes: list
+  kinds: list
+  ranks: list
+  bids: list
+  prior: list
+  alpha: float = 1.2
+  beta: float = 2.0
+  bid_scale: float = 1.0
+  organic_beta: float = None
+  token_bid: str = "max"
+  use_bids: bool = True
+  use_prior: bool = True
+  masked: frozenset = frozenset()
+  reuse: bool = False
+
+  def legal(self, taken):
+    """Items that may follow the items `taken`."""
+    every = [i for i, kind in enumerate(self.kinds) if kind and i not in self.masked]
+    if self.reuse:
+      return set(every)
+    organic = [i for i in every if self.kinds[i] == "organic" and i not in taken]
+    ads = {i for i in every if self.kinds[i] == "ad" and i not in taken}
+    return ads | ({min(organic, key=lambda i: self.ranks[i])} if organic else set())
+
+  def weight(self, items):
+    """w of a token with `items` under it."""
+    organic_beta = self.beta if self.organic_beta is None else self.organic_beta
+    power = lambda bid: (max(bid, 0.0) / self.bid_scale) ** self.alpha
+    bid = {i: self.bids[i] if self.kinds[i] == "ad" else 0.0 for i in items}
+    beta = {i: self.beta if self.kinds[i] == "ad" else organic_beta for i in items}
+    if self.token_bid == "max":
+      return max(power(bid[i]) + beta[i] for i in items)
+    mean = sum(bid.values()) / len(items)
+    return power(mean) + sum(beta.values()) / len(items)
+
+  def step(self, under, level, logits):
+    """{token: log z} over the legal tokens of a level; `under` the items still allowed."""
+    score = {}
+    for token in {self.codes[i][level] for i in under}:
+      items = [i for i in under if self.codes[i][level] == token]
+      score[token] = float(logits[token])
+      if self.use_prior:
+        top = max(self.prior[i] for i in items)
+        score[token] += top + math.log(sum(math.exp(self.prior[i] - top) for i in items))
+      if self.use_bids:
+        score[token] += math.log(self.weight(items))
+    top = max(score.values(), default=0.0)
+    norm = top + math.log(sum(math.exp(s - top) for s in score.values())) if score else 0.0
+    return {token: s - norm for token, s in score.items()}
+
+  def resolve(self, under):
+    """The item of a finished path."""
+    key = lambda i: ((math.log(self.bids[i]) * self.alpha + self.prior[i]) if self.use_bids and self.kinds[i] == "ad" and self.bids[i] > 0 else -math.inf)
+    return min(under, key=lambda i: (-key(i), -self.prior[i] if self.use_prior else 0.0, i))
+
+  def _expand(self, beams, size):
+    return sorted(beams, key=lambda beam: -beam[0])[:size]
+
+  def beam(self, logits_of, length, size):
+    """[(log z, items)] of a beam search of `size` beams, best first; logits_of(codes so far) -> [V]."""
+    levels = len(self.codes[0])
+    beams = [(0.0, (), ())]
+    for _ in range(length):
+      open_beams = [(z, items, path, self.legal(items)) for z, items, path in beams]
+      for level in range(levels):
+        children = []
+        for z, items, path, under in open_beams:
+          for token, log_z in self.step(under, level, logits_of(path)).items():
+            children.append((z + log_z, items, path + (token,), {i for i in under if self.codes[i][level] == token}))
+        open_beams = self._expand(children, size)
+      beams = [(z, items + (self.resolve(under),), path) for z, items, path, under in open_beams]
+    return [(z, items) for z, items, _ in beams]
+
+  def log_z(self, logits_of, items):
+    """Log z of each item of a list, given those before it."""
+    path, result = (), []
+    for k, item in enumerate(items):
+      under, total = self.legal(items[:k]), 0.0
+      for level, code in enumerate(self.codes[item]):
+        total += self.step(under, level, logits_of(path))[code]
+        under = {i for i in under if self.codes[i][level] == code}
+        path += (code,)
+      result.append(total)
+    return result
+
+
+def random_markets(rng, batch, ads, organic, levels, vocabulary, padding=1, unique=True, **settings):
+  """Returns `batch` random markets of the same size; candidates organic first, then ads, then padding."""
+  markets = []
+  for _ in range(batch):
+    size = ads + organic
+    codes = set()
+    while len(codes) < size:
+      codes.add(tuple(int(c) for c in rng.integers(0, vocabulary, levels)))
+    codes = [list(codes)[i] for i in rng.permutation(size)]
+    if not unique:
+      codes = [codes[rng.integers(0, max(size // 2, 1))] for _ in range(size)]
+    kinds = ["organic"] * organic + ["ad"] * ads + [None] * padding
+    bids = [0.0] * organic + [float(b) for b in np.float32(rng.lognormal(0.0, 1.0, ads))] + [0.0] * padding
+    prior = [float(g) for g in np.float32(rng.normal(0.0, 1.5, size))] + [0.0] * padding
+    ranks = list(range(organic)) + [-1] * (ads + padding)
+    markets.append(Market(codes + [(0,) * levels] * padding, kinds, ranks, bids, prior, **settings))
+  return markets
+
+
+class ToyModel:
+  """A deterministic function of the codes so far with a cache like a transformer's, and the same function in numpy."""
+
+  def __init__(self, rng, vocabulary, positions, width=8, scale=2.0):
+    self.embedding = rng.normal(size=(vocabulary + 1, width)).astype(np.float32)
+    self.place = rng.normal(size=(positions, width)).astype(np.float32)
+    self.head = (scale * rng.normal(size=(width, vocabulary))).astype(np.float32)
+    self.request = rng.normal(size=(64, width)).astype(np.float32)
+
+  def logits(self, path, request):
+    """float[V] after the codes `path` of request number `request`."""
+    tokens = (-1,) + tuple(path)
+    state = sum((np.float64(self.embedding[token + 1]) * self.place[t] for t, token in enumerate(tokens)), np.float64(self.request[request]))
+    return np.tanh(state) @ np.float64(self.head)
+
+  def decoder(self, batch):
+    """The same as a jax Decoder for requests 0..batch-1."""
+    import jax.numpy as jnp
+
+    from ega_jax.decoding.lists import Decoder
+
+    def init(slots):
+      return {"kv": jnp.zeros((1, batch, slots) + self.place.shape)}
+
+    def step(cache, token, position):
+      written = jnp.asarray(self.embedding)[token + 1] * jnp.asarray(self.place)[position]
+      cache = {"kv": cache["kv"].at[0, :, :, position].set(written)}
+      seen = jnp.arange(self.place.shape[0]) <= position
+      state = jnp.tanh(jnp.asarray(self.request)[:batch, None] + jnp.sum(cache["kv"][0] * seen[:, None], 2))
+      return cache, state, jnp.matmul(state, self.head, precision="highest")
+
+    return Decoder(init, step)
+
+
+def stack(markets):
+  """(CandidateTable, bids f32[B, C], prior f32[B, C]) of random markets."""
+  from ega_jax.types import CandidateTable
+
+  kinds = np.array([[kind or "" for kind in m.kinds] for m in markets])
+  table = CandidateTable(
+    codes=np.array([m.codes for m in markets], np.int32),
+    valid=kinds != "",
+    is_ad=kinds == "ad",
+    organic_rank=np.array([m.ranks for m in markets], np.int32),
+  )
+  return table, np.array([m.bids for m in markets], np.float32), np.array([m.prior for m in markets], np.float32)
