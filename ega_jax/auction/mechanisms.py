@@ -1,0 +1,270 @@
+"""Mechanisms: functions of bids f[B, G, N] (or f[..., N]) that return types.Outcome. numpy, float64, exact.
+
+VCG (bid-0 pivot), VCG over a range and Myerson's optimum are one thing: the shown list maximises offset + sum_i
+phi_i(b_i) theta_i, with phi the identity or the ironed virtual value, and ad i pays b_i x_i - int_0^{b_i} x_i(z) dz
+(Myerson 1981; an affine maximiser is monotone in every bid, so this is exactly truthful).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from ega_jax import types
+from ega_jax.auction import allocation, envelope, values
+from ega_jax.auction.regret import CounterfactualTable
+
+_CHUNK = 1_000_000  # numbers of an intermediate [rows, lists] array
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+  """The virtual value of welfare maximisation: the bid itself, from 0 up."""
+
+  slope = 1.0
+  lowest = 0.0
+
+  def virtual_value(self, value, ironed=True):
+    return np.asarray(value, np.float64)
+
+  def inverse_virtual_value(self, virtual):
+    return np.maximum(0.0, virtual)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Maximiser:
+  """The truthful mechanism of an affine maximiser over lists.
+
+  Attributes:
+    theta: f64[L, N], or f64[B, L, N] for bids [B, G, N].
+    virtual: one transform per ad: `Identity()` or a value distribution.
+    offset: f64[..., L] or None, the part of the score that no bid moves.
+    clicks: theta under which the outcome is reported, where it is not the one that choice and payment believe.
+  """
+
+  theta: Any
+  virtual: tuple
+  offset: Any = None
+  clicks: Any = None
+
+  def __call__(self, bids):
+    bids = np.asarray(bids, np.float64)
+    if self.theta.ndim == 2:
+      run = functools.partial(self._outcome, *self._lists(None))
+      x, price = _in_chunks(run, (bids.reshape(-1, bids.shape[-1]),), len(self.theta))
+    else:
+      each = [self._outcome(*self._lists(b), bids[b]) for b in range(len(bids))]
+      x, price = (np.stack(leaf) for leaf in zip(*each, strict=True))
+    return types.Outcome(click_probability=x.reshape(bids.shape), price=price.reshape(bids.shape))
+
+  def _outcome(self, theta, offset, clicks, bids):
+    """Returns (x, price) f[P, N] of profiles f[P, N]."""
+    scores = allocation.list_scores(theta, values.virtual_values(self.virtual, bids), offset)
+    index = scores.argmax(-1)
+    x, paid = theta[index], np.zeros(bids.shape)
+    for ad in range(bids.shape[1]):
+      rows = np.nonzero(x[:, ad] > 0)[0]
+      if len(rows):
+        bid = bids[rows, ad]
+        intercept = scores[rows] - self.virtual[ad].virtual_value(bid)[:, None] * theta[:, ad]
+        paid[rows, ad] = self._payment(ad, intercept, theta[:, ad], bid[:, None])[1][:, 0]
+    price = np.clip(np.divide(paid, x, out=np.zeros_like(x), where=x > 0), 0.0, bids)
+    return (x if clicks is None else clicks[index]), np.where(x > 0, price, 0.0)
+
+  def _payment(self, ad, intercept, slope, bids):
+    """Returns (row of the best list i[R, G], expected payment f[R, G]) of one ad's bids f[R, G].
+
+    Where the virtual value is affine in the bid the integral is a difference of the maximum W (its derivative is x);
+    elsewhere it is summed over the exact breakpoints of the envelope.
+    """
+    virtual = self.virtual[ad]
+    phi = virtual.virtual_value(bids)
+    lowest = virtual.virtual_value(np.float64(virtual.lowest))
+    index, best = _best_line(intercept, slope, phi)
+    if virtual.slope is None:
+      breaks, slopes = envelope.upper_envelope(intercept, slope)
+      return index, envelope.threshold_payment(breaks, slopes, lowest, phi, virtual.inverse_virtual_value)
+    base = (intercept + lowest * slope).max(-1, keepdims=True)
+    paid = bids * slope[index] - (np.where(np.isfinite(phi), best, base) - base) / virtual.slope
+    return index, np.where(slope[index] > 0, paid, 0.0)
+
+  def sweep(self, bids, ads, nodes):
+    """Returns the CounterfactualTable, prices included, of moving one bid: the others' scores are summed once."""
+    bids, nodes = np.asarray(bids, np.float64), np.asarray(nodes, np.float64)
+    x, price = np.zeros(nodes.shape), np.zeros(nodes.shape)
+    phi = values.virtual_values(self.virtual, bids)
+    shared = self.theta.ndim == 2
+    # Auctions that move the same column of the same lists are swept together.
+    groups = [np.nonzero(ads == ad) for ad in np.unique(ads[ads >= 0])]
+    groups = groups if shared else [(b[None], at[None]) for b, at in np.argwhere(ads >= 0)]
+    for rows in groups:
+      ad, lists = ads[rows][0], self._lists(None if shared else rows[0][0])
+      run = lambda others, own, ad=ad, lists=lists: self._sweep_ad(ad, *lists, others, own)
+      x[rows], price[rows] = _in_chunks(run, (phi[rows[0]], nodes[rows]), self.theta.shape[-2] * nodes.shape[-1])
+    return CounterfactualTable(nodes=nodes, x=x, ads=ads, price=price)
+
+  def _lists(self, request):
+    """Returns (theta f[L, N], offset f[L], clicks f[L, N]) of one request, or those that all share (None)."""
+    leaves = (self.theta, self.offset, self.clicks)
+    return leaves if request is None else tuple(None if leaf is None else leaf[request] for leaf in leaves)
+
+  def _sweep_ad(self, ad, theta, offset, clicks, phi, nodes):
+    """Returns (x, price) f[R, G] of one ad at own bids `nodes` f[R, G], the others at virtual bids phi f[R, N]."""
+    others = phi.copy()
+    others[:, ad] = 0.0
+    intercept = allocation.list_scores(theta, others, offset)
+    index, paid = self._payment(ad, intercept, theta[:, ad], nodes)
+    believed = np.where(np.isfinite(self.virtual[ad].virtual_value(nodes)), theta[index, ad], 0.0)
+    price = np.clip(np.divide(paid, believed, out=np.zeros_like(paid), where=believed > 0), 0.0, nodes)
+    return (believed if clicks is None else np.where(believed > 0, clicks[index, ad], 0.0)), price
+
+
+def _best_line(intercept, slope, phi):
+  """Returns (argmax, max) over lists of intercept f[R, L] + phi f[R, G] * slope f[L]; phi = -inf forbids slope > 0."""
+  finite = np.where(np.isfinite(phi), phi, 0.0)
+  scores = intercept[:, None] + finite[..., None] * slope
+  if not np.isfinite(phi).all():
+    scores = np.where(np.isfinite(phi)[..., None] | (slope == 0), scores, -np.inf)
+  index = scores.argmax(-1)
+  return index, np.take_along_axis(scores, index[..., None], -1)[..., 0]
+
+
+def _in_chunks(function, rows, width):
+  """Returns function(*rows) leaf by leaf, run on blocks of rows so that [rows, width] stays bounded."""
+  size = max(1, _CHUNK // max(width, 1))
+  starts = range(0, max(len(rows[0]), 1), size)
+  parts = [function(*(leaf[start : start + size] for leaf in rows)) for start in starts]
+  return tuple(np.concatenate(leaf) for leaf in zip(*parts, strict=True))
+
+
+def vcg(theta, *, offset=None):
+  """Returns VCG over the lists theta f[..., L, N]: the pivot is "bid_i := 0, all lists allowed".
+
+  Over all ordered lists it is VCG; over lists generated without looking at bids it is `vcg_range`, exactly truthful too
+  (EGA Section 9, our decision): P_i = max_A score(A; b_i = 0) - (score(A*) - b_i theta_i(A*)).
+  """
+  theta = np.asarray(theta, np.float64)
+  return Maximiser(theta, (Identity(),) * theta.shape[-1], offset)
+
+
+vcg_range = vcg
+
+
+def myerson(theta, distributions, *, offset=None, clicks=None):
+  """Returns the revenue-optimal truthful mechanism over the lists theta f[..., L, N] (ironed where needed).
+
+  Args:
+    theta: click probabilities of the lists, all ordered lists of length 0..K for the optimum R*.
+    distributions: one value distribution per ad.
+    offset: f[..., L] or None.
+    clicks: true theta, where `theta` is only what choice and payment believe (separable_myerson).
+  """
+  clicks = None if clicks is None else np.asarray(clicks, np.float64)
+  return Maximiser(np.asarray(theta, np.float64), tuple(distributions), offset, clicks)
+
+
+def first_price(theta, *, offset=None):
+  """Returns the welfare-maximising list at the bids, every shown ad paying its bid."""
+  allocate = allocation.affine_maximiser(np.asarray(theta, np.float64), offset=offset)
+
+  def mechanism(bids):
+    x = allocate(bids)[0]
+    return types.Outcome(click_probability=x, price=np.where(x > 0, np.asarray(bids, np.float64), 0.0))
+
+  return mechanism
+
+
+def gsp(quality, slots, click_probability, *, reserve=0.0):
+  """Returns the generalised second-price auction: rank by quality * bid; pay next's quality * bid / own quality.
+
+  The price is at least the reserve and at most the bid; ads below their reserve do not take part.
+
+  Args:
+    quality: f[N], > 0 for ads that can be shown.
+    slots: K.
+    click_probability: function of lists i[P, K] (ads in slot order, -1 padded) -> f[P, N].
+    reserve: f[] or f[N], per click.
+  """
+  quality = np.asarray(quality, np.float64)
+  reserve = np.broadcast_to(np.asarray(reserve, np.float64), quality.shape)
+
+  def mechanism(bids):
+    bids = np.asarray(bids, np.float64)
+    flat = bids.reshape(-1, bids.shape[-1])
+    eligible = (flat >= reserve) & (quality > 0)
+    ranked = allocation.ranked_lists(flat * quality, slots + 1, eligible)
+    score = np.where(ranked >= 0, np.take_along_axis(flat * quality, np.maximum(ranked, 0), -1), 0.0)
+    ads, shown = np.maximum(ranked[:, :slots], 0), ranked[:, :slots] >= 0
+    own = np.where(shown, quality[ads], 1.0)
+    each = np.clip(score[:, 1:] / own, reserve[ads], np.take_along_axis(flat, ads, -1))
+    price = np.zeros(flat.shape)
+    np.add.at(price, (np.arange(len(flat))[:, None], ads), np.where(shown, each, 0.0))
+    x = click_probability(ranked[:, :slots])
+    return types.Outcome(click_probability=x.reshape(bids.shape), price=price.reshape(bids.shape))
+
+  return mechanism
+
+
+def myerson_reserves(distributions):
+  """Returns f64[N]: the bid at which each ad's ironed virtual value reaches 0."""
+  return np.array([float(one.inverse_virtual_value(np.float64(0.0))) for one in distributions])
+
+
+def slot_threshold_gsp(nodes, slot, x):
+  """Returns per-click prices f[B, A, G]: the least own bid, connected to the node, that keeps the slot or a better one.
+
+  GSP for any allocation (EGA Section 8, our decision); equals GSP on an eCPM ranking, up to the width of the nodes.
+
+  Args:
+    nodes: f[B, A, G], own bids of a counterfactual table.
+    slot: i[B, A, G], the ad's slot at each node, larger than any slot where it is not shown (`regret.own_slot`).
+    x: f[B, A, G]: where it is 0 the price is 0.
+  """
+  nodes, slot = np.asarray(nodes, np.float64), np.asarray(slot)
+  price, connected = nodes.copy(), np.ones(slot.shape, bool)
+  for back in range(1, nodes.shape[-1]):
+    connected[..., :back] = False
+    connected[..., back:] &= slot[..., :-back] <= slot[..., back:]
+    if not connected.any():
+      break
+    price[..., back:] = np.where(connected[..., back:], nodes[..., :-back], price[..., back:])
+  return np.where(np.asarray(x) > 0, price, 0.0)
+
+
+def with_price(allocate, price):
+  """Returns the mechanism that shows what allocate(bids) -> (x, payload) shows at price(bids, x, payload) per click."""
+
+  def mechanism(bids):
+    x, payload = allocate(bids)
+    return types.Outcome(click_probability=x, price=price(bids, x, payload))
+
+  return mechanism
+
+
+def on_market(market, theta, *, reserve=0.0, range_rows=None):
+  """Returns name -> mechanism factory (no arguments) for a Market whose ordered lists have theta f[L, N].
+
+  Args:
+    market: `market.Market`.
+    theta: f[L, N] of `market.click_probabilities`.
+    reserve: of gsp.
+    range_rows: i[...], the lists of vcg_range (`allocation.range_of`).
+  """
+  from ega_jax.auction import market as market_lib
+
+  blind = lambda: market_lib.click_probabilities(
+    market, market_lib.ordered_lists(market.num_ads, market.slots), externalities=False
+  )
+  clicks = functools.partial(market_lib.click_probabilities, market)
+  rows = allocation.range_of(theta, 32) if range_rows is None else range_rows
+  ranked = functools.partial(gsp, market.quality, market.slots, clicks)
+  return {
+    "myerson": lambda: myerson(theta, market.distributions),
+    "vcg": lambda: vcg(theta),
+    "vcg_range": lambda: vcg(theta[rows]),
+    "gsp": lambda: ranked(reserve=reserve),
+    "gsp_reserve": lambda: ranked(reserve=np.maximum(reserve, myerson_reserves(market.distributions))),
+    "first_price": lambda: first_price(theta),
+    "separable_myerson": lambda: myerson(blind(), market.distributions, clicks=theta),
+  }
