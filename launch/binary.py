@@ -1,0 +1,67 @@
+"""What the binaries share: flags, exit codes and reports."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from ega_jax.training.loop import NonFiniteLoss, Preempted
+
+BAD_INPUT, FAILED = 2, 1
+
+
+def run(main):
+  """Runs `main(overrides)` and exits: 0, 1 if the run failed, 2 for bad input (ValueError or a missing file).
+
+  `overrides` are the arguments --config.a.b=value, in order. --verbosity=1 shows where bad input was found.
+  """
+  app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=parse)
+
+
+def parse(argv):
+  """Returns [program, --config.a.b=value, ...] and sets the flags of the rest; exits with 2 where it cannot."""
+  overrides = [argument for argument in argv[1:] if argument.startswith("--config.")]
+  try:
+    rest = flags.FLAGS([argv[0], *(argument for argument in argv[1:] if not argument.startswith("--config."))])
+  except flags.Error as error:
+    _refuse(error)
+  if len(rest) > 1:
+    _refuse(f"argument {rest[1]!r} is unknown; allowed: --flag=value and --config.a.b=value")
+  return [argv[0], *overrides]
+
+
+def _refuse(error):
+  print(f"bad input: {error}", file=sys.stderr)
+  sys.exit(BAD_INPUT)
+
+
+def _guarded(main, overrides):
+  try:
+    return main(overrides) or 0
+  except (ValueError, FileNotFoundError) as error:
+    logging.debug("bad input", exc_info=True)
+    _refuse(error)
+  except (NonFiniteLoss, Preempted) as error:  # anything else is a fault of the program and shows its traceback
+    print(f"failed: {error}", file=sys.stderr)
+    return FAILED
+
+
+def provenance():
+  """Returns {"command", "commit"}; the commit is "unknown" outside a git checkout."""
+  here = Path(__file__).resolve().parent
+  try:
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+    commit = found.stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    commit = "unknown"
+  return {"command": shlex.join(sys.argv), "commit": commit}
+
+
+def write_report(path, report):
+  """Writes `report` with its provenance to `path`; nothing if `path` is empty."""
+  if path:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(provenance() | report, indent=1) + "\n")
