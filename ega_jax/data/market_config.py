@@ -7,6 +7,7 @@ import numpy as np
 
 MINUTES_PER_HOUR = 60
 HOURS_PER_WEEK = 168
+HABIT_CAP = 10
 START_MINUTE = 22_232_160  # Monday 2012-04-09 00:00, minutes since 1970-01-01: generated worlds begin here.
 
 
@@ -15,7 +16,7 @@ class ClickModel:
   """Weights of the click model (our decision), in logits unless said otherwise; biases are calibrated per world."""
 
   interest: float = 0.55
-  habit: float = 0.60  # per log(1 + visits of the pair)
+  habit: float = 0.55  # per log(1 + visits of the pair), visits capped at HABIT_CAP
   hour: float = 0.45
   distance: float = 0.55  # per log(1 + km)
   quality: float = 0.35
@@ -30,7 +31,7 @@ class ClickModel:
   decay: float = 0.7  # per position of distance
   examination_slope: float = 0.10  # examination of position k (0-based) is 1 / (1 + slope * k)
   fatigue: float = 0.80  # examination factor per POI clicked above
-  creative_gain: float = 0.9
+  creative_gain: float = 0.7
   conversion_gain: float = 0.6
   bias: float = -3.0
   creative_bias: float = 0.6
@@ -59,10 +60,10 @@ class WorldConfig:
   radius_km: float = 10.0  # targeting radius of ads
   advertiser_share: float = 0.5
   paused_share: float = 0.1  # chance that a campaign is paused for a request: its POI may then be organic
-  level_log_sd: float = 1.0  # log-sd of the advertisers' levels m_i
+  level_log_sd: float = 1.09  # log-sd of the advertisers' levels m_i; iPinYou's campaigns: .84, 1.04, 1.09
   value_sigma: float = 0.6  # sigma_n of the lognormal values
   reserve: float = 0.05  # least price per click, in units of the median value
-  recall: int = 60  # ads that the cascade ranks
+  recall: int = 50  # ads that the cascade ranks
   exploration: float = 0.2  # share of requests with explored lists
   exploration_power: float = 1.5  # Plackett-Luce weights are score ** power
   ad_share: float = 0.3
@@ -85,7 +86,7 @@ class WorldConfig:
 
 TINY = WorldConfig(
   num_users=64,
-  num_pois=60,
+  num_pois=120,
   num_requests=1200,
   num_ads=8,
   num_organic=6,

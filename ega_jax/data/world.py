@@ -27,9 +27,9 @@ def pair_noise(seed, a, b):
 
 
 def habit_table(behaviour):
-  """Returns (keys i64[n] sorted, log(1 + visits) f32[n]) of the (user, POI) pairs of the whole record."""
+  """Returns (keys i64[n] sorted, log(1 + capped visits) f32[n]) of the (user, POI) pairs of the whole record."""
   keys, counts = np.unique(behaviour.user.astype(np.int64) * behaviour.num_pois + behaviour.poi, return_counts=True)
-  return keys, np.log1p(counts).astype(np.float32)
+  return keys, np.log1p(np.minimum(counts, market_config.HABIT_CAP)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
