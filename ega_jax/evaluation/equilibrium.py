@@ -1,0 +1,85 @@
+"""Revenue at the symmetric shading equilibrium of a system's own payment rule (EGA section 8, revenue (c))."""
+
+import dataclasses
+
+import numpy as np
+
+from ega_jax.auction import equilibrium
+from ega_jax.evaluation import payments
+from ega_jax.evaluation.systems import at_items, chunks, take, true_clicks
+
+MULTIPLIERS = equilibrium.MULTIPLIERS
+
+
+@dataclasses.dataclass(frozen=True)
+class EquilibriumOptions:
+  """How the deviations are sampled; the draws are the same for every g and multiplier."""
+
+  num_requests: int = 200
+  num_deviators: int = 4  # per request, each deviating alone
+  num_nodes: int = 41  # absolute nodes beside the multipliers, where the rule reads the own-bid curve
+  sigma: float = payments.SIGMA
+  requests_per_call: int = 8
+  profiles_per_call: int = 256
+  seed: int = 0
+
+
+def deviation_utilities(system, rule, columns, shading, multipliers, world=None, options=None):
+  """Returns the mean utility f64[M] of one ad that bids m * v while every other bids shading * v.
+
+  Deviators are drawn at random among the candidate ads. Clicks are the world's if it is given (what an advertiser
+  lives on), else the slate's belief.
+  """
+  options = options or EquilibriumOptions()
+  rng = np.random.default_rng(options.seed)
+  count = len(columns["row"])
+  sample = np.sort(rng.choice(count, size=min(options.num_requests, count), replace=False))
+  total, weight = np.zeros(len(multipliers)), 0
+  for _, batch in chunks(take(columns, sample), options.requests_per_call):
+    ads = _deviators(batch, options.num_deviators, rng)
+    utility = _batch_utilities(system, rule, batch, ads, shading, np.asarray(multipliers), world, options)
+    total += np.where(ads[..., None] >= 0, utility, 0.0).sum((0, 1))
+    weight += (ads >= 0).sum()
+  return total / max(weight, 1)
+
+
+def _deviators(batch, number, rng):
+  """Returns i[B, number] distinct candidate ads at random, -1 where there are fewer."""
+  eligible = np.asarray(batch["is_ad"], bool) & (np.asarray(batch["candidates"]) >= 0)
+  order = np.argsort(np.where(eligible, rng.random(eligible.shape), 2.0), axis=1)[:, :number]
+  return np.where(np.take_along_axis(eligible, order, 1), order, -1)
+
+
+def _batch_utilities(system, rule, batch, ads, shading, multipliers, world, options):
+  value = at_items(np.asarray(batch["bid"], np.float64), ads)
+  reports = value[..., None] * multipliers
+  nodes = reports
+  if hasattr(rule, "table_price"):
+    absolute = payments.absolute_nodes(batch, ads, options.num_nodes, options.sigma)
+    nodes = np.concatenate([absolute, reports], -1)
+  nodes = np.sort(nodes, -1)
+  others = shading * np.asarray(batch["bid"], np.float64)
+  table = payments.sweep(system, batch, others, ads, nodes, options.profiles_per_call)
+  price = payments.table_prices(rule, batch, others, table, options.profiles_per_call)
+  x = table.x
+  if world is not None:
+    x = payments.own_of(true_clicks(world, batch, table.payload)[0], table.payload.items, ads)
+  index = payments.node_of(nodes[..., None, :], reports)
+  return np.take_along_axis((value[..., None] - price) * x, index, -1)
+
+
+def shading_equilibrium(system, rule, columns, world=None, options=None, *, multipliers=MULTIPLIERS, rounds=12):
+  """Returns the auction.equilibrium.ShadingEquilibrium of a system with its own payment rule, found on validation.
+
+  RPM (c) is then `evaluate_system(system, rule, test, world, shading=equilibrium.multiplier)`.
+  """
+  known = {}
+
+  def utility(g, m):
+    if g not in known:
+      reports = np.unique(np.append(multipliers, g))
+      found = deviation_utilities(system, rule, columns, g, reports, world, options)
+      known[g] = dict(zip(reports.tolist(), found.tolist(), strict=True))
+    return known[g][float(m)]
+
+  return equilibrium.symmetric_shading_equilibrium(utility, multipliers, rounds=rounds)

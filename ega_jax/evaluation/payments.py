@@ -1,0 +1,147 @@
+"""Payment rules for generated lists, and own-bid tables of a system that carry their prices.
+
+A rule has `name` and `price(batch, bids f[B, G, C], slate) -> f[B, G, K]`, per click, 0 for organic items. A rule that
+is defined on the own-bid curve (the Myerson integral, the slot threshold) also has `table_price(table) -> f[B, A, G]`,
+so that an audit which has the table already does not compute one table per node of it.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+from ega_jax.auction import mechanisms, regret
+from ega_jax.evaluation.systems import at_items
+
+SIGMA = 0.6  # log-sd of a value per click given the request: the marketplace's, known to the platform
+
+
+class FirstPrice:
+  """Every ad pays its bid: individually rational, and anything but incentive compatible."""
+
+  name = "first_price"
+
+  def price(self, batch, bids, slate):
+    """Returns the own bids at ads, f[B, G, K]."""
+    items = np.asarray(slate.items)
+    own = np.take_along_axis(np.asarray(bids), np.maximum(items, 0), axis=-1)
+    return np.where((items >= 0) & at_items(batch["is_ad"], items, False), own, 0.0)
+
+
+class Free:
+  """Nobody pays: the truthful payment of an allocation that does not look at bids."""
+
+  name = "free"
+
+  def price(self, batch, bids, slate):
+    """Returns zeros f[B, G, K]."""
+    return np.zeros(np.shape(slate.items))
+
+
+class TablePayment:
+  """A rule on the own-bid curve: re-runs the allocation at every node for every shown ad, then reads the price.
+
+  Args: system: whose allocation is re-run; rule: CounterfactualTable -> per-click price f[B, A, G]; num_nodes: absolute
+    nodes per curve, to which the own bid is added; profiles_per_call: profiles allocated at once.
+  """
+
+  def __init__(self, name, system, rule, *, num_nodes=41, sigma=SIGMA, profiles_per_call=256):
+    self.name = name
+    self.system = system
+    self.table_price = rule
+    self.num_nodes = num_nodes
+    self.sigma = sigma
+    self.profiles_per_call = profiles_per_call
+
+  def price(self, batch, bids, slate):
+    """Returns f[B, G, K]: the rule's price of each shown ad, one table per profile."""
+    items, bids = np.asarray(slate.items), np.asarray(bids, np.float64)
+    ads = np.where((items >= 0) & at_items(batch["is_ad"], items, False), items, -1)
+    prices = []
+    for profile in range(bids.shape[1]):
+      own = at_items(bids[:, profile], ads[:, profile])
+      grid = absolute_nodes(batch, ads[:, profile], self.num_nodes, self.sigma)
+      nodes = np.sort(np.concatenate([grid, own[..., None]], -1), -1)
+      table = sweep(self.system, batch, bids[:, profile], ads[:, profile], nodes, self.profiles_per_call)
+      prices.append(regret.take_node(self.table_price(table), node_of(nodes, own)))
+    return np.where(ads >= 0, np.stack(prices, 1), 0.0)
+
+
+def myerson(system, **options):
+  """Returns the TablePayment of the clipped Myerson integral: truthful on the nodes where the curve never falls."""
+  return TablePayment("myerson", system, lambda table: regret.myerson_integral(table).price, **options)
+
+
+def slot_threshold(system, **options):
+  """Returns the TablePayment that is GSP for any allocation: the least own bid that keeps the slot or a better one."""
+
+  def rule(table):
+    slot = regret.own_slot(table.payload.items, table.ads)
+    return mechanisms.slot_threshold_gsp(table.nodes, slot, table.x)
+
+  return TablePayment("gsp", system, rule, **options)
+
+
+def absolute_nodes(batch, ads, num_nodes, sigma=SIGMA, span=2.0):
+  """Returns own bids f64[B, A, num_nodes] from 0 to span times the 99.9% quantile of each ad's lognormal value.
+
+  Geometric, since values are heavy-tailed; independent of any report.
+  """
+  mu = at_items(np.asarray(batch["value_mu"], np.float64), np.maximum(ads, 0))
+  return regret.own_bid_nodes(np.exp(mu + sigma * stats.norm.ppf(0.999)), num_nodes, span=span, spacing="geometric")
+
+
+def node_of(nodes, bids):
+  """Returns the index i[...] of each bid f[...] among its own nodes f[..., G], of which it is one."""
+  return np.abs(np.asarray(nodes) - np.asarray(bids)[..., None]).argmin(-1)
+
+
+def sweep(system, batch, bids, ads, nodes, profiles_per_call=256):
+  """Returns the CounterfactualTable of a system, its slates [B, A, G, K] as payload.
+
+  A system with a method `sweep(batch, bids f[B, C], ads i[B, A], nodes f[B, A, G]) -> types.Slate of [B, A, G, K]` (one
+  that shares prefixes between the profiles) is asked for the slates instead.
+  """
+  if hasattr(system, "sweep"):
+    slate = system.sweep(batch, bids, ads, nodes)
+    x = own_of(slate.click_probability, slate.items, ads)
+    return regret.CounterfactualTable(nodes=nodes, x=x, ads=ads, payload=slate)
+  return regret.counterfactual_table(lambda b: system.allocate(batch, b), bids, ads, nodes, chunk=profiles_per_call)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweeper:
+  """A system on one batch as auction.regret takes it: an object with `sweep(bids, ads, nodes)`."""
+
+  system: object
+  batch: dict
+  profiles_per_call: int = 256
+
+  def sweep(self, bids, ads, nodes):
+    """Returns the CounterfactualTable of the batch's requests."""
+    return sweep(self.system, self.batch, bids, ads, nodes, self.profiles_per_call)
+
+
+def own_of(slate_values, items, ads):
+  """Returns f[B, A, G]: what ads i[B, A] have in the slates of their curves, [B, A, G, K] per slot; 0 if unshown."""
+  ads = np.asarray(ads)[..., None, None]
+  return np.where((np.asarray(items) == ads) & (ads >= 0), slate_values, 0).sum(-1)
+
+
+def table_prices(rule, batch, bids, table, profiles_per_call=256):
+  """Returns f[B, A, G]: the price that `rule` asks of the moved ad at every node, others at bids f[B, C]."""
+  if hasattr(rule, "table_price"):
+    return np.asarray(rule.table_price(table))
+  num_requests, num_ads, num_nodes = table.nodes.shape
+  profiles = num_ads * num_nodes
+  flat = lambda leaf: np.asarray(leaf).reshape(num_requests, profiles, -1)
+  slate = type(table.payload)(*(flat(leaf) for leaf in vars(table.payload).values()))
+  ads, nodes = np.repeat(table.ads, num_nodes, axis=1), table.nodes.reshape(num_requests, profiles)
+  prices = []
+  for start in range(0, profiles, profiles_per_call):
+    part = slice(start, start + profiles_per_call)
+    changed = regret.with_own_bid(np.asarray(bids), ads[:, part], nodes[:, part])
+    some = type(slate)(*(leaf[:, part] for leaf in vars(slate).values()))
+    prices.append(np.asarray(rule.price(batch, changed, some)))
+  by_slot = np.concatenate(prices, 1).reshape(*table.nodes.shape, -1)
+  return own_of(by_slot, table.payload.items, table.ads)

@@ -1,0 +1,80 @@
+"""Evaluation of a system with a payment rule over requests: chunked, and kept per request.
+
+A system has a `name` and `allocate(batch, bids f[B, G, C]) -> types.Slate`. A payment rule has
+`price(batch, bids f[B, G, C], slate) -> f[B, G, K]`, a price per click, 0 for organic items. `batch` holds request
+columns (a dict of arrays [B, ...]); nothing of the world reaches a system through it.
+"""
+
+import numpy as np
+
+from ega_jax.evaluation import market
+
+
+def take(columns, index):
+  """Returns the rows `index` (slice or i[n]) of every column."""
+  return {name: column[index] for name, column in columns.items()}
+
+
+def chunks(columns, chunk_size):
+  """Yields (slice, columns of the slice) over all requests, `chunk_size` at a time."""
+  count = len(next(iter(columns.values())))
+  for start in range(0, count, chunk_size):
+    rows = slice(start, min(start + chunk_size, count))
+    yield rows, take(columns, rows)
+
+
+def at_items(values, items, absent=0):
+  """Returns values[B, C] read at items i[B, ..., K]: [B, ..., K], `absent` where the item is -1."""
+  values, items = np.asarray(values), np.asarray(items)
+  flat = np.maximum(items, 0).reshape(items.shape[0], -1)
+  return np.where(items >= 0, np.take_along_axis(values, flat, axis=1).reshape(items.shape), absent)
+
+
+def truthful(batch, shading=1.0):
+  """Returns bids f32[B, 1, C]: every ad bids shading * its value (the logged bids are truthful)."""
+  return (np.float32(shading) * np.asarray(batch["bid"], np.float32))[:, None, :]
+
+
+def model_clicks(theta_model, batch, slate):
+  """Returns (poi, creative or None, conversion or None), each [B, G, K], as predicted.
+
+  Args: theta_model: None for the system's own belief (POI clicks only), or a function (batch, slate) -> dict with "poi"
+    and possibly "creative", "conversion": the probabilities of another reward model.
+  """
+  if theta_model is None:
+    return np.asarray(slate.click_probability), None, None
+  predicted = theta_model(batch, slate)
+  return tuple(None if predicted.get(name) is None else np.asarray(predicted[name])
+               for name in ("poi", "creative", "conversion"))
+
+
+def true_clicks(world, batch, slate):
+  """Returns (poi, creative, conversion) f64[B, G, K] of the world for a slate; 0 where nothing is shown."""
+  shown = np.asarray(slate.items) >= 0
+  truth = world.click_probabilities(np.asarray(batch["row"]), np.asarray(slate.items), np.asarray(slate.creatives))
+  return tuple(np.where(shown, part, 0.0) for part in truth)
+
+
+def evaluate_system(system, payment_rule, columns, world=None, theta_model=None, *, shading=1.0, chunk_size=64):
+  """Returns per-request totals, a dict of f64[n] (market.LAYOUT_TOTALS, "model/..." and, with a world, "true/...").
+
+  Args: columns: request columns of all n requests, "row" and "user" among them; shading: every ad bids shading * value
+    (1 = truthful); theta_model: see `model_clicks`. Also returned: "user" i[n], for the clustered bootstrap.
+  """
+  blocks = []
+  for _, batch in chunks(columns, chunk_size):
+    bids = truthful(batch, shading)
+    slate = system.allocate(batch, bids)
+    price = np.asarray(payment_rule.price(batch, bids, slate))
+    items, ads = np.asarray(slate.items), at_items(batch["is_ad"], slate.items, False)
+    block = market.layout_totals(items, ads)
+    predictions = {"model": model_clicks(theta_model, batch, slate)}
+    value = at_items(batch["bid"], items)
+    if world is not None:
+      predictions["true"] = true_clicks(world, batch, slate)
+    for evaluator, clicks in predictions.items():
+      totals = market.click_totals(items, ads, value, price, *clicks)
+      block.update({f"{evaluator}/{name}": total for name, total in totals.items()})
+    blocks.append({name: total[:, 0] for name, total in block.items()})
+  totals = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+  return totals | {"user": np.asarray(columns["user"])}

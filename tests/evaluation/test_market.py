@@ -1,0 +1,121 @@
+"""Market figures by hand, and evaluation in chunks against one request at a time."""
+
+import numpy as np
+import pytest
+
+from ega_jax.evaluation import market, oracle, payments, systems
+from tests import oracles_evaluation as toy
+
+
+def test_figures_by_hand():
+  items = np.array([[4, 0, -1], [3, 5, 1]])
+  is_ad = np.array([[True, False, False], [True, True, False]])
+  value = np.array([[2.0, 9, 9], [1, 3, 9]])
+  price = np.array([[1.0, 9, 9], [0.5, 2, 9]])
+  poi = np.array([[0.1, 0.2, 9], [0.3, 0.1, 0.4]])
+  totals = market.layout_totals(items, is_ad)
+  clicks = market.click_totals(items, is_ad, value, price, poi, creative=poi / 2, conversion=poi / 10)
+  figures = market.summarise(totals | {f"true/{name}": total for name, total in clicks.items()})
+  revenue = 0.1 * 1 + 0.3 * 0.5 + 0.1 * 2
+  assert figures["true/rpm"] == pytest.approx(1000 * revenue / (3 * 2))
+  assert figures["true/welfare"] == pytest.approx((0.1 * 2 + 0.3 * 1 + 0.1 * 3) / 2)
+  assert figures["true/ctr_poi"] == pytest.approx(1.1 / 5)
+  assert figures["true/ctr_poi_ads"] == pytest.approx(0.5 / 3)
+  assert figures["true/ctr_poi_organic"] == pytest.approx(0.6 / 2)
+  assert figures["true/ctr_img"] == pytest.approx(0.55 / 5)
+  assert figures["true/clicks"] == pytest.approx(1.1 / 2)
+  assert figures["true/conversions"] == pytest.approx(0.11 / 2)
+  assert figures["true/price_per_click"] == pytest.approx(revenue / 0.5)
+  assert figures["ad_share"] == pytest.approx(3 / 5)
+  assert not any(name.startswith("model/") for name in figures)
+
+
+def test_unknown_figures_are_refused():
+  totals = market.layout_totals(np.array([[1]]), np.array([[True]]))
+  with pytest.raises(ValueError, match="true/nonsense"):
+    market.parts(totals, "true/nonsense")
+  with pytest.raises(ValueError, match="true/revenue"):
+    market.parts(totals, "true/rpm")
+
+
+def test_evaluation_is_the_same_in_chunks_and_matches_a_loop():
+  world = toy.ToyWorld()
+  system, rule = toy.RankByBid(world), payments.FirstPrice()
+  whole = systems.evaluate_system(system, rule, world.columns, world)
+  chunked = systems.evaluate_system(system, rule, world.columns, world, chunk_size=5)
+  for name in whole:
+    np.testing.assert_array_equal(whole[name], chunked[name])
+  revenue = 0.0
+  slate = system.allocate(world.columns, systems.truthful(world.columns))
+  for row in range(len(world.columns["row"])):
+    shown = slate.items[row, 0]
+    poi = world.click_probabilities(np.array([row]), shown[None], slate.creatives[row])[0][0]
+    revenue += sum(poi[k] * world.columns["bid"][row, i] for k, i in enumerate(shown))
+  assert whole["true/revenue"].sum() == pytest.approx(revenue)
+  assert whole["true/revenue"].sum() == pytest.approx(whole["true/welfare"].sum(), rel=1e-6)  # first price
+
+
+def test_shading_scales_bids_and_not_values():
+  world = toy.ToyWorld()
+  system = toy.RankByBid(world, organic_weight=0.0)  # nothing but ads: a common factor moves no list
+  full = systems.evaluate_system(system, payments.FirstPrice(), world.columns, world)
+  half = systems.evaluate_system(system, payments.FirstPrice(), world.columns, world, shading=0.5)
+  np.testing.assert_allclose(half["true/revenue"], full["true/revenue"] / 2, rtol=1e-6)
+  np.testing.assert_allclose(half["true/welfare"], full["true/welfare"], rtol=1e-6)
+
+
+def test_another_reward_model_can_be_the_evaluator():
+  world = toy.ToyWorld()
+  second = lambda batch, slate: {"poi": 2 * slate.click_probability, "creative": slate.click_probability}
+  system = toy.RankByBid(world)
+  own = market.summarise(systems.evaluate_system(system, payments.Free(), world.columns))
+  other = market.summarise(systems.evaluate_system(system, payments.Free(), world.columns, theta_model=second))
+  assert other["model/clicks"] == pytest.approx(2 * own["model/clicks"])
+  assert other["model/ctr_img"] == pytest.approx(own["model/ctr_poi"])
+  assert "model/ctr_img" not in own and "true/clicks" not in own
+
+
+def test_oracle_bounds_the_toys_and_is_legal():
+  world = toy.ToyWorld(num_requests=12)
+  best = oracle.Oracle(world, world.poi_creatives, world.list_length, organic_weight=0.5, beam=8, pool=5)
+  floor = oracle.PopularityFloor(world.popularity, world.poi_creatives, world.list_length)
+  score = {}
+  for system in (best, toy.RankByBid(world), floor):
+    totals = systems.evaluate_system(system, payments.Free(), world.columns, world)
+    score[system.name] = totals["true/welfare"] + 0.5 * totals["true/organic_clicks"]
+  assert score["oracle"].mean() >= 1.02 * score["rank"].mean()
+  assert (score["oracle"] >= score["rank"] - 1e-9).mean() > 0.9  # a beam: nearly always
+  assert score["oracle"].mean() > 1.2 * score["popularity"].mean()
+  for system in (best, floor):
+    slate = system.allocate(world.columns, systems.truthful(world.columns))
+    for row, shown in enumerate(slate.items[:, 0]):
+      organic = [i for i in shown if not world.columns["is_ad"][row, i]]
+      assert len(set(shown)) == len(shown) and organic == list(range(len(organic)))
+      pois = world.columns["candidates"][row, shown]
+      assert all(c in world.poi_creatives[p] for c, p in zip(slate.creatives[row, 0], pois, strict=True))
+
+
+def test_oracle_with_a_full_beam_is_the_best_list():
+  world = toy.ToyWorld(num_requests=3, num_ads=4, num_organic=2)
+  best = oracle.Oracle(world, world.poi_creatives, 3, organic_weight=0.5, beam=500, pool=4)
+  totals = systems.evaluate_system(best, payments.Free(), world.columns, world)
+  every = toy.AffineMaximiser(world, num_lists=120, organic_weight=0.5).lists
+  legal = [list(y) for y in every if [i for i in y if i < 2] == list(range(sum(i < 2 for i in y)))]
+  for row in range(3):
+    pois = world.columns["candidates"][row]
+    creatives = world.poi_creatives[pois, 0]
+    weight = np.where(world.columns["is_ad"][row], world.columns["bid"][row], 0.5)
+    scores = []
+    for items in legal:
+      poi = world.click_probabilities(np.array([row]), np.array([items]), creatives[items][None])[0][0]
+      scores.append((poi * weight[items]).sum())
+    found = totals["true/welfare"][row] + 0.5 * totals["true/organic_clicks"][row]
+    assert found == pytest.approx(max(scores), rel=1e-6)
+
+
+def test_lists_longer_than_the_candidates_end_in_empty_slots():
+  world = toy.ToyWorld(num_requests=2, num_ads=1, num_organic=1)
+  for kind in (oracle.Oracle, lambda *sizes: oracle.PopularityFloor(world.popularity, *sizes)):
+    system = kind(*([world] if kind is oracle.Oracle else []), world.poi_creatives, 3)
+    items = system.allocate(world.columns, systems.truthful(world.columns)).items[:, 0]
+    assert (items[:, 2] == -1).all() and (np.sort(items[:, :2]) == [0, 1]).all()
