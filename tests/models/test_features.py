@@ -9,7 +9,6 @@ import pytest
 from ega_jax.models import features
 from tests import oracles_models as oracle
 
-
 compute = jax.jit(features.candidate_features)
 
 

@@ -1,0 +1,136 @@
+"""The permutation-aware reward model: click probabilities of every item of a list (EGA Eq. 18-20).
+
+Departures, all our decision: three logits per item instead of one score per list (the auction needs one per item);
+towers read the item, the list's mean, the user and the position; attention is biased by distance in the list and by
+similarity, and the sums that make neighbours substitutes are also given explicitly; a calibration fitted on validation
+data is part of the parameters.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ega_jax.models.calibration import Calibration, apply_calibration
+from ega_jax.models.candidate_encoder import CandidateEncoder, EncoderConfig, positions_to_ids, take_rows
+from ega_jax.nn.linear import Dense, partitioned
+from ega_jax.nn.transformer import EncoderBlock
+
+RewardConfig = EncoderConfig
+HEADS = ("poi", "creative", "conversion")
+NUM_PAIRS = 4
+
+
+def pair_similarity(catalog, pois):
+  """Returns f32[B, U, K, K, 4]: of entries i and j, 1, same category, same parent, cosine of content; 0 if i = j."""
+  safe, present = jnp.maximum(pois, 0), pois >= 0
+  category, parent = catalog.poi_category[safe], catalog.poi_parent[safe]
+  content = catalog.poi_embedding[safe]
+  content = content / jnp.maximum(jnp.linalg.norm(content, axis=-1, keepdims=True), 1e-6)
+  kinds = [
+    jnp.ones((*pois.shape, pois.shape[-1])),
+    category[..., :, None] == category[..., None, :],
+    parent[..., :, None] == parent[..., None, :],
+    jnp.einsum("...id,...jd->...ij", content, content),
+  ]
+  both = present[..., :, None] & present[..., None, :] & ~jnp.eye(pois.shape[-1], dtype=bool)
+  return jnp.where(both[..., None], jnp.stack([jnp.asarray(kind, jnp.float32) for kind in kinds], axis=-1), 0.0)
+
+
+class ListContext(nn.Module):
+  """Returns (bias f32[B, U, heads, K, K], sums f32[B, U, K, channels]) of pair similarities.
+
+  Weights depend on the signed distance i - j, so that what stands above may act more strongly than what stands below.
+  """
+
+  config: EncoderConfig
+
+  @nn.compact
+  def __call__(self, pairs):
+    config, length = self.config, pairs.shape[-2]
+    distance = jnp.arange(length)[:, None] - jnp.arange(length)[None] + config.max_positions - 1
+    shape = (2 * config.max_positions - 1, NUM_PAIRS)
+    initializer = partitioned(nn.initializers.normal(0.1), (None, None, None))
+    bias = self.param("bias", initializer, (*shape, config.num_heads))[distance]
+    weight = self.param("weight", initializer, (*shape, config.pair_channels))[distance]
+    sums = jnp.einsum("buijm,ijmc->buic", pairs, weight)
+    return jnp.einsum("buijm,ijmh->buhij", pairs, bias), sums
+
+
+class RewardModel(nn.Module):
+  """Click logits of the items of U lists of each request; per-request work is done once for all of them."""
+
+  config: EncoderConfig
+
+  @nn.compact
+  def __call__(self, request, catalog, items, creatives, *, deterministic=True):
+    """Returns {"poi", "creative", "conversion"}: logits f32[B, U, K]; 0 where an item is -1.
+
+    Args: items i32[B, U, K] positions in the candidates; creatives i32[B, U, K] creative ids; -1 for absent.
+    """
+    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
+    config, present = self.config, items >= 0
+    encoder = CandidateEncoder(config, name="candidates")
+    user = encoder.user(request, catalog, deterministic=deterministic)
+    h = self._items(encoder, user, request, catalog, items, deterministic)
+    h = h + encoder.creatives(user, request, catalog, creatives, deterministic=deterministic)
+    pois = positions_to_ids(request.candidates, items.reshape(items.shape[0], -1)).reshape(items.shape)
+    bias, sums = ListContext(config, name="context")(pair_similarity(catalog, pois))
+    h, base = self._enter_list(h, sums, present)
+    for layer in range(config.num_layers):
+      block = EncoderBlock(
+        config.width, config.num_heads, config.mlp_width, config.dropout, config.dtype, name=f"layer_{layer}"
+      )
+      h = block(h, mask=present[:, :, None, None, :], bias=bias, deterministic=deterministic)
+    logits = self._towers(h, user[0], present, base)
+    return {**logits, "poi": self._calibrate(logits["poi"], request, items)}
+
+  def _items(self, encoder, user, request, catalog, items, deterministic):
+    """Returns f[B, U, K, d]: candidates are embedded once, unless the lists hold fewer entries than candidates."""
+    batch, entries = items.shape[0], items.shape[1] * items.shape[2]
+    if entries < request.candidates.shape[1]:
+      flat = items.reshape(batch, entries)
+      pois = positions_to_ids(request.candidates, flat)
+      is_ad = take_rows(request.is_ad, flat)
+      h = encoder.items(user, request, catalog, pois, is_ad, deterministic=deterministic)
+      return h.reshape(*items.shape, -1)
+    h = encoder.items(user, request, catalog, request.candidates, request.is_ad, deterministic=deterministic)
+    return take_rows(h, items)
+
+  def _enter_list(self, h, sums, present):
+    """Returns (h, base logits): positions, pair sums, and the clicks expected above by a first list-unaware guess."""
+    config, length = self.config, present.shape[-1]
+    table = partitioned(nn.initializers.normal(0.1), (None, "embed"))
+    position = self.param("position", table, (config.max_positions, config.width))[:length]
+    guess = Dense(3, names=("embed", None), dtype=config.dtype, name="guess")(h).astype(jnp.float32)
+    guess = guess + Dense(3, names=(None, None), use_bias=False, name="pair_guess")(sums)
+    clicks = jnp.where(present, nn.sigmoid(guess[..., 0]), 0.0)
+    above = (jnp.cumsum(clicks, axis=-1) - clicks)[..., None]
+    extra = jnp.concatenate([sums, above, clicks[..., None]], axis=-1).astype(h.dtype)
+    extra = Dense(config.width, names=(None, "embed"), dtype=config.dtype, name="extra")(extra)
+    h = h + position.astype(h.dtype) + extra
+    return jnp.where(present[..., None], h, 0.0), guess
+
+  def _towers(self, h, user, present, base):
+    """Returns the three logits per item (EGA Eq. 20): towers over [h_i ; mean_j h_j ; user ; position]."""
+    config = self.config
+    count = jnp.maximum(jnp.sum(present, axis=-1, keepdims=True), 1)[..., None]
+    mean = jnp.sum(jnp.where(present[..., None], h, 0.0), axis=-2, keepdims=True) / count
+    table = partitioned(nn.initializers.normal(0.1), (None, "mlp"))
+    logits = {}
+    for i, name in enumerate(HEADS):
+      # One linear map of the concatenation, written as a sum: the mean and the user are projected once.
+      hidden = Dense(config.width, dtype=config.dtype, name=f"{name}_item")(h)
+      for part, x in (("list", mean), ("user", user[:, None, None])):
+        hidden = hidden + Dense(config.width, use_bias=False, dtype=config.dtype, name=f"{name}_{part}")(x)
+      position = self.param(f"{name}_position", table, (config.max_positions, config.width))[: h.shape[-2]]
+      hidden = nn.relu(hidden + position.astype(hidden.dtype))
+      out = Dense(1, names=("mlp", None), dtype=config.dtype, name=f"{name}_out")(hidden)[..., 0]
+      logits[name] = jnp.where(present, out.astype(jnp.float32) + base[..., i], 0.0)
+    return logits
+
+  def _calibrate(self, logit, request, items):
+    """Returns logit * scale + bias[is_ad, position]; the identity until `fit_calibration`'s leaves are set."""
+    if not self.config.calibrated:
+      return logit
+    calibration = Calibration(self.config.max_positions, name="calibration")()
+    return apply_calibration(calibration, logit, take_rows(request.is_ad, items), items >= 0)
