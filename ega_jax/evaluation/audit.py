@@ -20,12 +20,12 @@ STEP = 0.01  # i-SIC's perturbation of the bid (Deng et al. 2020)
 
 @dataclasses.dataclass(frozen=True)
 class AuditOptions:
-  """How much is audited; cost = requests * (list length + unshown) * (nodes + 13 + refinements) allocations."""
+  """How much is audited; cost = requests * (list length + unshown) * (nodes + 12 + 2 * refinements) allocations."""
 
   num_requests: int = 200
   num_unshown: int = 4
   num_nodes: int = 41
-  refinements: int = 6  # bisections at the most doubtful jump of each curve
+  refinements: int = 6  # rounds of bisection at the two most doubtful jumps of each curve
   sigma: float = payments.SIGMA
   requests_per_call: int = 8
   profiles_per_call: int = 256
@@ -100,11 +100,7 @@ def _table(system, batch, bids, ads, value, options):
   absolute = payments.absolute_nodes(batch, ads, options.num_nodes, options.sigma)
   reports = np.concatenate([[1.0, 1 - STEP, 1 + STEP], GAMMAS[GAMMAS != 1.0]])
   nodes = np.sort(np.concatenate([absolute, value[..., None] * reports], -1), -1)
-  table = payments.sweep(system, batch, bids, ads, nodes, options.profiles_per_call)
-  if options.refinements:
-    allocate = payments.Sweeper(system, batch, options.profiles_per_call)
-    table = regret.refine_table(allocate, bids, table, rounds=options.refinements, chunk=options.profiles_per_call)
-  return table
+  return payments.Sweeper(system, batch, options.profiles_per_call).table(bids, ads, nodes, options.refinements)
 
 
 def audit_figures(audit, options=None):

@@ -41,15 +41,19 @@ class Free:
 class TablePayment:
   """A rule on the own-bid curve: re-runs the allocation at every node for every shown ad, then reads the price.
 
+  The price is exact up to the width of a node at the jumps of the curve, which `refinements` bisects.
+
   Args: system: whose allocation is re-run; rule: CounterfactualTable -> per-click price f[B, A, G]; num_nodes: absolute
-    nodes per curve, to which the own bid is added; profiles_per_call: profiles allocated at once.
+    nodes per curve, to which the own bid is added; refinements: bisections, at the two most doubtful jumps each;
+    profiles_per_call: profiles allocated at once.
   """
 
-  def __init__(self, name, system, rule, *, num_nodes=41, sigma=SIGMA, profiles_per_call=256):
+  def __init__(self, name, system, rule, *, num_nodes=41, refinements=6, sigma=SIGMA, profiles_per_call=256):
     self.name = name
     self.system = system
     self.table_price = rule
     self.num_nodes = num_nodes
+    self.refinements = refinements
     self.sigma = sigma
     self.profiles_per_call = profiles_per_call
 
@@ -62,8 +66,9 @@ class TablePayment:
       own = at_items(bids[:, profile], ads[:, profile])
       grid = absolute_nodes(batch, ads[:, profile], self.num_nodes, self.sigma)
       nodes = np.sort(np.concatenate([grid, own[..., None]], -1), -1)
-      table = sweep(self.system, batch, bids[:, profile], ads[:, profile], nodes, self.profiles_per_call)
-      prices.append(regret.take_node(self.table_price(table), node_of(nodes, own)))
+      sweeper = Sweeper(self.system, batch, self.profiles_per_call)
+      table = sweeper.table(bids[:, profile], ads[:, profile], nodes, self.refinements)
+      prices.append(regret.take_node(self.table_price(table), node_of(table.nodes, own)))
     return np.where(ads >= 0, np.stack(prices, 1), 0.0)
 
 
@@ -120,6 +125,11 @@ class Sweeper:
   def sweep(self, bids, ads, nodes):
     """Returns the CounterfactualTable of the batch's requests."""
     return sweep(self.system, self.batch, bids, ads, nodes, self.profiles_per_call)
+
+  def table(self, bids, ads, nodes, refinements=0, splits=2):
+    """Returns the table over sorted nodes and refinements * splits more per curve, where it jumps."""
+    table = self.sweep(bids, ads, nodes)
+    return regret.refine_table(self, bids, table, rounds=refinements, splits=splits) if refinements else table
 
 
 def own_of(slate_values, items, ads):

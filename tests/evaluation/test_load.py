@@ -1,0 +1,46 @@
+"""Equal ad load: bisection on monotone knobs, honest about steps and unreachable targets."""
+
+import math
+
+import pytest
+
+from ega_jax.evaluation import load, market, payments, systems
+from tests import oracles_evaluation as toy
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_bisection_finds_the_knob(sign):
+  share = lambda knob: 1 / (1 + knob**sign)
+  found = load.equal_load(share, 0.3, 1e-3, 1e3, tolerance=1e-4, max_trials=40)
+  assert found.met and found.knob == pytest.approx((0.7 / 0.3) ** sign, rel=1e-2)
+  assert found.share == share(found.knob)
+  linear = load.equal_load(lambda knob: knob / 10, 0.3, -5, 10, scale="linear", tolerance=1e-3)
+  assert linear.met and linear.knob == pytest.approx(3, abs=0.01)
+
+
+def test_a_step_is_reported_as_not_met():
+  found = load.equal_load(lambda knob: 0.2 if knob > 1 else 0.5, 0.3, 0.01, 100)
+  assert not found.met and found.share == 0.2 and len(found.tried) == 24
+
+
+def test_bad_brackets_and_targets_are_refused():
+  with pytest.raises(ValueError, match="out of reach"):
+    load.equal_load(lambda knob: 0.5, 0.3, 0.1, 1)
+  with pytest.raises(ValueError, match="low=0"):
+    load.equal_load(lambda knob: knob, 0.3, 0, 1)
+  with pytest.raises(ValueError, match="scale='cubic'"):
+    load.equal_load(lambda knob: knob, 0.3, 0, 1, scale="cubic")
+
+
+def test_a_system_reaches_the_load_of_another():
+  world = toy.ToyWorld(num_requests=60)
+
+  def figures(knob):
+    totals = systems.evaluate_system(toy.RankByBid(world, knob), payments.Free(), world.columns)
+    return market.summarise(totals)
+
+  found = load.equal_load(lambda knob: figures(knob)["ad_share"], 0.6, 0.01, 100)
+  assert found.met and math.isclose(figures(found.knob)["ad_share"], found.share)
+  points = load.frontier(figures, [4.0, 0.1, 1.0])
+  assert [point["knob"] for point in points] == [4.0, 1.0, 0.1]
+  assert points[0]["ad_share"] < points[1]["ad_share"] < points[2]["ad_share"]
