@@ -74,12 +74,10 @@ def seed_centroids(key, points, weights, size):
     chosen = candidates[best]
     return reached[:, best].at[chosen].set(0.0), chosen
 
-  first_key, *keys = jax.random.split(key, size)
-  first = draw(first_key, weights)[:1]
+  keys = jax.random.split(key, size)
+  first = draw(keys[0], weights)[:1]
   closest = squared_distances(points, points[first])[:, 0].at[first[0]].set(0.0)
-  if not keys:
-    return points[first]
-  _, rest = jax.lax.scan(step, closest, jnp.stack(keys))
+  _, rest = jax.lax.scan(step, closest, keys[1:])
   return points[jnp.concatenate([first, rest])]
 
 

@@ -50,13 +50,9 @@ def _sample(rows, counts, limit, seed):
 
 
 @functools.partial(jax.jit, static_argnames=("size", "iterations", "chunk"))
-def _fit_level(key, residuals, weights, start, *, size, iterations, chunk):
-  """Returns (codebook f32[size, D], next residuals f32[N, D]); `start` f32[size, D] or None for fresh seeds."""
-  options = {"iterations": iterations, "chunk": chunk}
-  if start is None:
-    codebook = kmeans.fit_kmeans(key, residuals, weights, size, **options).centroids
-  else:
-    codebook = kmeans.lloyd(key, residuals, weights, start, **options).centroids
+def _fit_level(key, residuals, weights, *, size, iterations, chunk):
+  """Returns (codebook f32[size, D], next residuals f32[N, D])."""
+  codebook = kmeans.fit_kmeans(key, residuals, weights, size, iterations=iterations, chunk=chunk).centroids
   index, _ = kmeans.nearest(residuals, codebook, chunk=chunk)
   residuals = residuals - codebook[index]
   # The points have unit scale: anything this small is rounding error, and clustering it would invent codes.
@@ -64,9 +60,7 @@ def _fit_level(key, residuals, weights, start, *, size, iterations, chunk):
   return codebook, jnp.where(noise[:, None], 0, residuals)
 
 
-def fit_residual_kmeans(
-  embeddings, levels, codebook_size, seed=0, *, start=None, iterations=50, rows_per_code=256, chunk=4096
-):
+def fit_residual_kmeans(embeddings, levels, codebook_size, seed=0, *, iterations=50, rows_per_code=256, chunk=4096):
   """Returns codebooks f32[levels, K, D] in the units of `embeddings` f[N, D], fitted level by level.
 
   Args:
@@ -74,7 +68,6 @@ def fit_residual_kmeans(
     levels: number of residual levels, at least 1.
     codebook_size: K, at most the number of items. With fewer distinct residuals than K some codes stay unused.
     seed: same seed, same codebooks.
-    start: codebooks [levels, K, D] to refine instead of fresh seeds.
     iterations: most Lloyd steps per level.
     rows_per_code: a level is fitted on at most this many distinct rows per code (a seeded sample).
     chunk: rows whose distances to all codes are held at a time.
@@ -91,11 +84,8 @@ def fit_residual_kmeans(
   scale = np.float32(np.sqrt(np.mean((rows - mean) ** 2)) or 1)
   residuals, weights, codebooks = jnp.asarray((rows - mean) / scale), jnp.asarray(weights), []
   for level in range(levels):
-    first = None if start is None else jnp.asarray((start[level] - (mean if level == 0 else 0)) / scale)
     key = jax.random.fold_in(jax.random.key(seed), level)
-    codebook, residuals = _fit_level(
-      key, residuals, weights, first, size=codebook_size, iterations=iterations, chunk=chunk
-    )
+    codebook, residuals = _fit_level(key, residuals, weights, size=codebook_size, iterations=iterations, chunk=chunk)
     codebooks.append(np.asarray(codebook) * scale)
   codebooks[0] = codebooks[0] + mean
   return np.stack(codebooks)

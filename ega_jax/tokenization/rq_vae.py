@@ -1,9 +1,9 @@
 """RQ-VAE: an autoencoder whose latent is a sum of codewords, one per level (EGA section 2; GPR section 2).
 
 Codes collapse when codebooks start at random, so they start at residual k-means of the encoder's outputs
-(`init_codebooks_by_kmeans`). Policy for codes that die in training (our decision): `refit_codebooks`, once after the
-last step, moves them to the latents with the largest error and lets a few Lloyd steps settle; the step itself stays a
-plain gradient step, so that it runs in any loop. Both are host-side and fit the start and finish of a training stage.
+(`init_codebooks_by_kmeans`). Policy for codes that die in training (our decision): after a first quarter of the steps,
+when the encoder has learnt what to keep, the codebooks start once more at residual k-means of its outputs. The step
+itself stays a plain gradient step, so that it runs in any loop; the two starts are host-side, between stages.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class RQVAEConfig:
   """Sizes of an RQ-VAE; `hidden` are the encoder's layers, the decoder mirrors them."""
 
   input_size: int
-  hidden: tuple[int, ...] = (256, 128)
+  hidden: tuple[int, ...] = (512, 256)
   latent: int = 64
   levels: int = 3
   codebook_size: int = 256
@@ -153,7 +153,9 @@ def _with_codebooks(params, codebooks):
 
 
 def init_codebooks_by_kmeans(module, params, embeddings, seed=0):
-  """Returns `params` with the input statistics of `embeddings` f[N, D] and codebooks at residual k-means of the latents.
+  """Returns `params` with the statistics of `embeddings` f[N, D] and codebooks at residual k-means of the latents.
+
+  Call it on fresh parameters and again early in training; the rest of `params` is untouched.
 
   Raises:
     ValueError: malformed embeddings, or fewer items than codes.
@@ -165,15 +167,6 @@ def init_codebooks_by_kmeans(module, params, embeddings, seed=0):
   latents = _by_distinct_row(module, nn.meta.unbox(params), embeddings, "encode")
   config = module.config
   return _with_codebooks(params, residual.fit_residual_kmeans(latents, config.levels, config.codebook_size, seed))
-
-
-def refit_codebooks(module, params, embeddings, seed=0, iterations=5):
-  """Returns `params` whose dead codes were revived and whose codebooks took `iterations` Lloyd steps per level."""
-  latents = _by_distinct_row(module, params, embeddings, "encode")
-  levels, size, _ = params["codebooks"].shape
-  start = np.asarray(params["codebooks"])
-  codebooks = residual.fit_residual_kmeans(latents, levels, size, seed, start=start, iterations=iterations)
-  return _with_codebooks(params, codebooks)
 
 
 def encode(module, params, embeddings):

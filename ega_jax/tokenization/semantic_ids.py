@@ -49,7 +49,7 @@ def add_suffix(codes, vocabulary):
   return np.concatenate([codes, last[:, None]], axis=1)
 
 
-def semantic_ids(codes, *, collision="suffix", suffix_vocabulary=None):
+def resolve_collisions(codes, *, collision="suffix", suffix_vocabulary=None):
   """Returns the ids of the items: i32[N, L + 1] with `collision="suffix"`, the shared paths i32[N, L] with "bucket".
 
   `suffix_vocabulary` bounds the last code; None allows what the largest bucket needs.
