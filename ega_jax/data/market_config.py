@@ -16,12 +16,12 @@ class ClickModel:
   """Weights of the click model (our decision), in logits unless said otherwise; biases are calibrated per world."""
 
   interest: float = 0.55
-  habit: float = 0.55  # per log(1 + visits of the pair), visits capped at HABIT_CAP
-  hour: float = 0.45
-  distance: float = 0.55  # per log(1 + km)
+  habit: float = 0.50  # per log(1 + visits of the pair), visits capped at HABIT_CAP
+  hour: float = 0.40
+  distance: float = 0.50  # per log(1 + km)
   quality: float = 0.35
   price: float = 0.25
-  residual: float = 0.35  # standard deviation of a (user, POI) term that no feature explains
+  residual: float = 0.30  # standard deviation of a (user, POI) term that no feature explains
   creative: float = 0.30  # creative match inside the POI attraction
   substitute: float = 0.45  # same leaf category
   topic: float = 0.30  # positive part of the topics' cosine
@@ -63,7 +63,7 @@ class WorldConfig:
   level_log_sd: float = 1.09  # log-sd of the advertisers' levels m_i; iPinYou's campaigns: .84, 1.04, 1.09
   value_sigma: float = 0.6  # sigma_n of the lognormal values
   reserve: float = 0.05  # least price per click, in units of the median value
-  recall: int = 50  # ads that the cascade ranks
+  recall: int = 40  # ads that the cascade ranks
   exploration: float = 0.2  # share of requests with explored lists
   exploration_power: float = 1.5  # Plackett-Luce weights are score ** power
   ad_share: float = 0.3
@@ -86,7 +86,7 @@ class WorldConfig:
 
 TINY = WorldConfig(
   num_users=64,
-  num_pois=120,
+  num_pois=200,
   num_requests=1200,
   num_ads=8,
   num_organic=6,

@@ -165,7 +165,7 @@ def _headroom(market, rows):
 
 
 def _learnability(market, rows):
-  """Returns AUCs on logged impressions: of the true probabilities, the true features, and those without history."""
+  """Returns AUCs of the true probabilities and of the true features with and without history, on held-out shows."""
   world, items, creatives = market.world, market.logs["shown_item"][rows], market.logs["shown_creative"][rows]
   label, pois = market.logs["click"][rows].ravel(), world.pois(rows, items)
   part = world.components(rows, pois) | {
@@ -184,7 +184,7 @@ def _learnability(market, rows):
   full = fitted(list(table))
   without = fitted([name for name in table if name not in HISTORY_FEATURES])
   return {
-    "auc_truth": auc(_clicks(world, rows, items, creatives).ravel(), label),
+    "auc_truth": auc(_clicks(world, rows, items, creatives).ravel()[half:], label[half:]),
     "auc_true_features": full,
     "auc_without_history": without,
     "auc_loss_without_history": full - without,
