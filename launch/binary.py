@@ -18,6 +18,7 @@ def run(main):
 
   `overrides` are the arguments --config.a.b=value, in order. --verbosity=1 shows where bad input was found.
   """
+  flags.FLAGS.set_default("verbosity", logging.WARNING)  # orbax tells every file at INFO
   app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=parse)
 
 
@@ -57,7 +58,9 @@ def provenance():
     commit = found.stdout.strip()
   except (OSError, subprocess.CalledProcessError):
     commit = "unknown"
-  return {"command": shlex.join(sys.argv), "commit": commit}
+  program = Path(sys.argv[0])
+  command = ["python", "-m", f"launch.{program.stem}"] if program.resolve().parent == here else [sys.argv[0]]
+  return {"command": shlex.join([*command, *sys.argv[1:]]), "commit": commit}
 
 
 def write_report(path, report):

@@ -94,9 +94,9 @@ class StepCheckpoints:
     args = ocp.args.Composite(state=ocp.args.StandardRestore(nested(target)), data=data)
     return restructure(target, self._manager.restore(step, args=args)["state"])
 
-  def preempted(self, count):
-    """Returns whether all processes are to stop here; `count` must not fall within a run."""
-    return self._manager.reached_preemption(count)
+  def preempted(self, step):
+    """Returns whether all processes, of which at least one was told to end, are to stop after `step`."""
+    return self._manager.reached_preemption(step)
 
   def close(self):
     """Waits until everything is on disk."""

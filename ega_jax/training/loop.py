@@ -68,15 +68,14 @@ def run(stages, workdir, mesh, rules=None, options=None):
   last = _last_stage(stages, options.only)
   if options.config is not None:
     check_same(workdir / "config.json", options.config)
-  previous, names, offset = {}, {}, 0
+  previous, names = {}, {}
   with jax.set_mesh(mesh), nn.logical_axis_rules(flax_rules(rules)):
     for stage in stages[: last + 1]:
       directory = workdir / stage.name
       if options.only and stage.name not in options.only and not final_exists(directory):
         raise ValueError(f"stage {stage.name!r} is not complete in {workdir}; allowed: run it first")
-      runner = _StageRun(stage, directory, mesh, rules, options, offset)
+      runner = _StageRun(stage, directory, mesh, rules, options)
       previous[stage.name], names = runner.run(dict(previous), names)
-      offset += stage.num_steps
   return previous
 
 
@@ -93,8 +92,8 @@ def _last_stage(stages, only):
 class _StageRun:
   """One stage in one folder."""
 
-  def __init__(self, stage, directory, mesh, rules, options, offset):
-    self.stage, self.directory, self.mesh, self.options, self.offset = stage, directory, mesh, options, offset
+  def __init__(self, stage, directory, mesh, rules, options):
+    self.stage, self.directory, self.mesh, self.options = stage, directory, mesh, options
     self.layout = {"rules": rules, "replicate_uneven": options.replicate_uneven}
 
   def run(self, previous, names):
@@ -171,7 +170,7 @@ class _StageRun:
           progress.show(step, float(values["loss"]))
         if stage.eval_every and stage.evaluate is not None and step % stage.eval_every == 0 and not last:
           writer.write(step, stage.evaluate(state.params), "evaluate")
-        stop = checkpoints.preempted(self.offset + step) if jax.process_count() > 1 else terminated()
+        stop = checkpoints.preempted(step) if jax.process_count() > 1 else terminated()
         if last or stop or step % options.checkpoint_every == 0:
           self._check_finite(state, checkpoints)
           checkpoints.save(step, state, iterator)

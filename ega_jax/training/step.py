@@ -30,7 +30,7 @@ def train_step(stage, state, batch):
   updates, opt_state = stage.optimizer.update(grads, state.opt_state, trainable)
   params = optax.apply_updates(trainable, updates)
   norms = {"grad_norm": grads, "param_norm": params, "update_norm": updates}
-  norms = {name: optax.global_norm(tree) for name, tree in norms.items()}
+  norms = {name: optax.tree.norm(tree) for name, tree in norms.items()}
   finite = jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])
   bad = jnp.where((state.first_bad_step < 0) & ~finite, state.step + 1, state.first_bad_step)
   following = TrainState(state.step + 1, merge(params, frozen), opt_state, state.rng, bad)

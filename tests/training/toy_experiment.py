@@ -56,8 +56,9 @@ def dataset(config):
   index, count = jax.process_index(), jax.process_count()
 
   def batch(elements):
-    mine = [element for i, element in enumerate(elements) if i % count == index]
-    return {"x": np.stack([x[i] for i in mine]), "y": np.stack([y[i] for i in mine])}
+    # A process has a block of the batch, so that the global batch is in one order whatever the number of processes.
+    mine = np.split(np.asarray(elements), count)[index]
+    return {"x": x[mine], "y": y[mine]}
 
   source = grain.MapDataset.source(range(ROWS)).shuffle(seed=1).repeat()
   return source.batch(config.batch_size, batch_fn=batch).to_iter_dataset()
