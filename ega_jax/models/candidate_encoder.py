@@ -13,6 +13,7 @@ from flax import linen as nn
 from ega_jax.models.features import candidate_features, hour_kernel
 from ega_jax.nn.attention import MultiHeadAttention
 from ega_jax.nn.embedding import IdEmbedding
+from ega_jax.nn.hstu import HSTUBlock
 from ega_jax.nn.linear import MLP, Dense, RMSNorm, partitioned
 
 
@@ -36,6 +37,10 @@ class EncoderConfig:
   calibrated: bool = True
   dtype: Any = jnp.float32
 
+  def __post_init__(self):
+    if self.history not in ("target", "hstu"):
+      raise ValueError(f"history is {self.history!r}; allowed: 'target', 'hstu'")
+
 
 def positions_to_ids(candidates, positions):
   """Returns POI ids i32[B, X] of positions i32[B, X] in candidates i32[B, C]; -1 stays -1."""
@@ -56,7 +61,7 @@ class UserEncoder(nn.Module):
   config: EncoderConfig
 
   @nn.compact
-  def __call__(self, request, catalog, user):
+  def __call__(self, request, catalog, user, *, deterministic=True):
     config = self.config
     table = partitioned(nn.initializers.normal(0.1), (None, "embed"))
     recent = slice(-config.history_items, None)
@@ -72,6 +77,10 @@ class UserEncoder(nn.Module):
     events = events + IdEmbedding(config.num_pois, config.width, name="poi_id")(safe)
     events = events + self.param("action", table, (4, config.width))[jnp.clip(request.history_action[:, recent], 0, 3)]
     events = jnp.where(present[..., None], events, 0.0)
+    if config.history == "hstu":
+      for layer in range(config.num_layers):
+        block = HSTUBlock(config.width, config.num_heads, config.dropout, config.dtype, name=f"hstu_{layer}")
+        events = block(events, present, deterministic=deterministic)
     hour = jnp.where(request.hour >= 0, request.hour, 168)
     state = IdEmbedding(config.num_users, config.width, name="user")(user)
     state = state + self.param("hour", table, (169, config.width))[hour]
@@ -111,7 +120,8 @@ class CandidateEncoder(nn.Module):
 
   def user(self, request, catalog, *, deterministic=True):
     """Returns (user f[B, d], events f[B, H, d], present bool[B, H])."""
-    return self.user_encoder(request, catalog, self._hide(request.user, deterministic))
+    user = self._hide(request.user, deterministic)
+    return self.user_encoder(request, catalog, user, deterministic=deterministic)
 
   def items(self, user, request, catalog, pois, is_ad, *, deterministic=True):
     """Returns f[B, X, d] of POIs i32[B, X] with is_ad bool[B, X]."""

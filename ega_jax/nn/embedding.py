@@ -35,6 +35,9 @@ class CodeEmbedding(nn.Module):
     return jnp.where(known, rows, self.absent[level] if self.learn_absent else 0.0).astype(self.dtype)
 
 
+ROW_MULTIPLE = 512  # tables have a multiple of this many rows, so that every usual number of devices divides them
+
+
 class IdEmbedding(nn.Module):
   """Embeddings of ids, sharded over the "table" axis; id -1 gives 0, so unseen ids add nothing."""
 
@@ -45,8 +48,9 @@ class IdEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, ids):
-    initializer = partitioned(nn.initializers.normal(self.scale), ("table", "embed"))
-    table = self.param("table", initializer, (self.size, self.width))
+    initializer = partitioned(nn.initializers.normal(self.scale), ("table", None))
+    rows = -(-self.size // ROW_MULTIPLE) * ROW_MULTIPLE
+    table = self.param("table", initializer, (rows, self.width))
     # An id beyond the table is as unknown as -1: a user who signed up after training, for one.
     known = (ids >= 0) & (ids < self.size)
     rows = table[jnp.clip(ids, 0, self.size - 1)]
