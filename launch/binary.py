@@ -18,7 +18,6 @@ def run(main):
 
   `overrides` are the arguments --config.a.b=value, in order. --verbosity=1 shows where bad input was found.
   """
-  flags.FLAGS.set_default("verbosity", logging.WARNING)  # orbax tells every file at INFO
   app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=parse)
 
 
@@ -40,6 +39,8 @@ def _refuse(error):
 
 
 def _guarded(main, overrides):
+  if flags.FLAGS["verbosity"].using_default_value:
+    logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   try:
     return main(overrides) or 0
   except (ValueError, FileNotFoundError) as error:

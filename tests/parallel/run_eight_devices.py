@@ -37,7 +37,9 @@ def main(workdir):
 
     return run
 
-  run = lambda name, mesh, **options: loop.run([stage], workdir / name, mesh, options=loop.Options(**options))["regress"]
+  def run(name, mesh, **options):
+    return loop.run([stage], workdir / name, mesh, options=loop.Options(**options))["regress"]
+
   one = make_mesh({}, jax.devices()[:1])
   eight = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
   reference = run("one", one)

@@ -1,6 +1,6 @@
 """Runs the toy in a process of its own and ends it with SIGKILL or SIGTERM at a given point; prints a hash per stage.
 
-python run_toy.py WORKDIR [--kill=POINT] [--term=STEP] [--mesh=data=2] [--coordinator=HOST:PORT --process=I --processes=N]
+python run_toy.py WORKDIR [--kill=POINT] [--term=STEP] [--coordinator=HOST:PORT --process=I --processes=N]
 POINT: step:N before the Nth batch, saving:N while checkpoint N is written, finished before the first stage's final
 parameters are saved, between right after that.
 """
@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_experiment  # noqa: E402
 
-from ega_jax.parallel.mesh import make_mesh, parse_mesh  # noqa: E402
+from ega_jax.parallel.mesh import make_mesh  # noqa: E402
 from ega_jax.training import loop  # noqa: E402
 
 
@@ -34,11 +34,11 @@ def hashes(finals):
   return out
 
 
-def run(workdir, mesh=None, log_every=5, checkpoint_every=4):
+def run(workdir, log_every=5, checkpoint_every=4):
   """Returns the toy's final params by stage."""
   config = toy_experiment.get_config()
   options = loop.Options(log_every=log_every, checkpoint_every=checkpoint_every, config=config.to_dict())
-  return loop.run(toy_experiment.stages(config, workdir), workdir, mesh or make_mesh(), options=options)
+  return loop.run(toy_experiment.stages(config, workdir), workdir, make_mesh(), options=options)
 
 
 def end(number):
@@ -82,7 +82,6 @@ def main():
   parser.add_argument("workdir")
   parser.add_argument("--kill", default="")
   parser.add_argument("--term", type=int, default=0)
-  parser.add_argument("--mesh", default="")
   parser.add_argument("--coordinator", default="")
   parser.add_argument("--process", type=int, default=0)
   parser.add_argument("--processes", type=int, default=1)
@@ -93,7 +92,7 @@ def main():
   if args.term:
     counted(loop, "global_batch", args.term, before=lambda: end(signal.SIGTERM))
   try:
-    finals = run(args.workdir, make_mesh(parse_mesh(args.mesh)))
+    finals = run(args.workdir)
   except loop.Preempted as error:
     print(json.dumps({"preempted": str(error)}), flush=True)
   else:

@@ -40,6 +40,7 @@ def get_config():
       "bad_step": 0,  # the target is NaN from this step on; 0 for never
       "model": {"width": 16},
       "trainable": "regressor",
+      "mesh": {"data": -1},
     }
   )
 
