@@ -45,7 +45,8 @@ def score_pois(columns, popularity, weights: FloorWeights):
   recency = 0.5 ** (np.arange(poi.shape[1])[::-1] / weights.half_life) * present
   before = np.concatenate([np.full((len(poi), 1), -1, poi.dtype), poi[:, :-1]], 1)
   weight = recency * (1 + weights.own * (before == poi[:, -1:]) + weights.hour * _hour_kernel(columns, weights))
-  share = columns["successor_count"] / np.maximum(columns["successor_count"].sum(1, keepdims=True), 1)
+  count = columns["successor_count"].astype(np.float64)
+  share = count / np.maximum(count.sum(1, keepdims=True), 1)
   num_pois = len(popularity)
   scores = _scatter(poi, weight, num_pois) + _scatter(columns["successor_poi"], weights.markov * share, num_pois)
   return scores + _TIE_BREAK * popularity

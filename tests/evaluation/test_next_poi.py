@@ -1,0 +1,83 @@
+"""Count-based next-POI floors: the score against a loop, ranks with ties, and weights found on planted habits."""
+
+import numpy as np
+import pytest
+
+from ega_jax.evaluation import next_poi
+
+
+def _columns(rng, windows=30, pois=12, length=10):
+  length_of = rng.integers(1, length + 1, windows)
+  present = np.arange(length)[::-1] < length_of[:, None]
+  successor = np.stack([rng.permutation(pois)[:4] for _ in range(windows)])
+  return {
+    "row": np.arange(windows),
+    "history_poi": np.where(present, rng.integers(0, pois, (windows, length)), -1),
+    "history_action": present.astype(np.int32),
+    "history_hour": rng.integers(0, 168, (windows, length)),
+    "hour": rng.integers(0, 168, windows),
+    "successor_poi": np.where(rng.random((windows, 4)) < 0.8, successor, -1),
+    "successor_count": rng.integers(1, 9, (windows, 4)).astype(np.float32),
+    "target_poi": rng.integers(0, pois, (windows, 1)),
+  }
+
+
+def _slow_score(columns, window, poi, weights):
+  history = columns["history_poi"][window]
+  score = 0.0
+  for back, (visited, hour) in enumerate(zip(history[::-1], columns["history_hour"][window][::-1], strict=True)):
+    if visited != poi:
+      continue
+    at = len(history) - 1 - back
+    extra = weights.own * (at > 0 and history[at - 1] == history[-1])
+    now = columns["hour"][window]
+    apart = min((hour - now) % 24, (now - hour) % 24)
+    day = 1.0 if (hour // 24 >= 5) == (now // 24 >= 5) else weights.other_day
+    extra += weights.hour * day * np.exp(-0.5 * (apart / weights.hour_width) ** 2)
+    score += 0.5 ** (back / weights.half_life) * (1 + extra)
+  counts = columns["successor_count"][window].astype(float)
+  return score + weights.markov * sum(counts[columns["successor_poi"][window] == poi]) / sum(counts)
+
+
+@pytest.mark.parametrize("hour", [0.0, 4.0])
+def test_score_is_the_sum_of_its_parts(hour):
+  columns = _columns(np.random.default_rng(0))
+  weights = next_poi.FloorWeights(half_life=3, own=0.7, markov=0.4, hour=hour, hour_width=1.5, other_day=0.2)
+  found = next_poi.score_pois(columns, np.zeros(12), weights)
+  expected = [[_slow_score(columns, window, poi, weights) for poi in range(12)] for window in range(30)]
+  np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_popularity_breaks_ties_only():
+  columns = _columns(np.random.default_rng(1))
+  plain = next_poi.score_pois(columns, np.zeros(12), next_poi.FloorWeights())
+  popular = next_poi.score_pois(columns, np.arange(12.0), next_poi.FloorWeights())
+  apart = plain[:, :, None] - plain[:, None, :]
+  ahead = popular[:, :, None] > popular[:, None, :]
+  assert ahead[apart > 1e-4].all() and (ahead == (np.arange(12)[:, None] > np.arange(12)))[apart == 0].all()
+
+
+def test_ranks_count_who_is_above_and_smaller_ids_first():
+  scores = np.array([[1.0, 3, 3, 2], [0, 0, 0, 0]])
+  assert next_poi.target_ranks(scores, np.array([2, 3])).tolist() == [1, 3]
+  assert next_poi.accuracies(np.array([0, 4, 5, 10])) == {"acc@1": 0.25, "acc@5": 0.5, "acc@10": 0.75}
+
+
+def test_ranks_do_not_depend_on_the_chunk():
+  columns = _columns(np.random.default_rng(2))
+  ranks = [next_poi.floor_ranks(columns, np.arange(12.0), next_poi.FloorWeights(), chunk) for chunk in (7, 512)]
+  np.testing.assert_array_equal(*ranks)
+
+
+def test_tuning_finds_a_planted_habit_of_the_hour():
+  rng = np.random.default_rng(3)
+  columns = _columns(rng, windows=200, pois=24, length=20)
+  columns["history_action"][:] = 1
+  columns["history_hour"] = rng.integers(0, 24, (200, 20))
+  columns["history_poi"] = columns["history_hour"].copy()  # a POI for every hour
+  columns["hour"] = columns["history_hour"][np.arange(200), rng.integers(0, 20, 200)]
+  columns["target_poi"] = columns["hour"][:, None]
+  accuracy = lambda with_time: next_poi.accuracies(
+    next_poi.floor_ranks(columns, np.zeros(24), next_poi.tune(columns, np.zeros(24), with_time=with_time))
+  )
+  assert accuracy(True)["acc@1"] == 1.0 and accuracy(False)["acc@1"] < 0.4
