@@ -61,8 +61,9 @@ def audit_system(system, rule, columns, world=None, options=None, *, shading=1.0
   count = len(columns["row"])
   sample = np.sort(rng.choice(count, size=min(options.num_requests, count), replace=False))
   blocks = []
-  for _, batch in chunks(take(columns, sample), options.requests_per_call):
-    blocks.append(_audit_batch(system, rule, batch, world, options, shading, rng))
+  for fresh, batch in chunks(take(columns, sample), options.requests_per_call):
+    block = _audit_batch(system, rule, batch, world, options, shading, rng)
+    blocks.append({name: column[:fresh] for name, column in block.items()})
   return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 

@@ -17,7 +17,6 @@ class EquilibriumOptions:
 
   num_requests: int = 200
   num_deviators: int = 4  # per request, each deviating alone
-  num_nodes: int = 41  # absolute nodes beside the multipliers, where the rule reads the own-bid curve
   sigma: float = payments.SIGMA
   requests_per_call: int = 8
   profiles_per_call: int = 256
@@ -35,8 +34,9 @@ def deviation_utilities(system, rule, columns, shading, multipliers, world=None,
   count = len(columns["row"])
   sample = np.sort(rng.choice(count, size=min(options.num_requests, count), replace=False))
   total, weight = np.zeros(len(multipliers)), 0
-  for _, batch in chunks(take(columns, sample), options.requests_per_call):
+  for fresh, batch in chunks(take(columns, sample), options.requests_per_call):
     ads = _deviators(batch, options.num_deviators, rng)
+    ads[fresh:] = -1
     utility = _batch_utilities(system, rule, batch, ads, shading, np.asarray(multipliers), world, options)
     total += np.where(ads[..., None] >= 0, utility, 0.0).sum((0, 1))
     weight += (ads >= 0).sum()
@@ -53,11 +53,8 @@ def _deviators(batch, number, rng):
 def _batch_utilities(system, rule, batch, ads, shading, multipliers, world, options):
   value = at_items(np.asarray(batch["bid"], np.float64), ads)
   reports = value[..., None] * multipliers
-  nodes = reports
-  if hasattr(rule, "table_price"):
-    absolute = payments.absolute_nodes(batch, ads, options.num_nodes, options.sigma)
-    nodes = np.concatenate([absolute, reports], -1)
-  nodes = np.sort(nodes, -1)
+  curve = payments.absolute_nodes(batch, ads, max(getattr(rule, "num_nodes", 0), 2), options.sigma)
+  nodes = np.sort(np.concatenate([curve, reports], -1), -1)
   others = shading * np.asarray(batch["bid"], np.float64)
   table = payments.sweep(system, batch, others, ads, nodes, options.profiles_per_call)
   price = payments.table_prices(rule, batch, others, table, options.profiles_per_call)

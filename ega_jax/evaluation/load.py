@@ -3,6 +3,10 @@
 import dataclasses
 import math
 
+import numpy as np
+
+from ega_jax.evaluation.systems import at_items
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadResult:
@@ -47,6 +51,17 @@ def equal_load(share_of, target, low, high, *, tolerance=0.01, max_trials=24, sc
       high = middle
   knob, found = min(tried, key=lambda pair: abs(pair[1] - target))
   return LoadResult(knob, found, abs(found - target) <= tolerance, tuple(tried))
+
+
+def logged_ad_share(logs):
+  """Returns the logging policy's mean ad share, the target of `equal_load`: ads / displayed items of the logs.
+
+  Args: logs: shown_item i[n, K] (-1 absent), explored bool[n], is_ad bool[n, C]. Exploration is not the policy's choice
+  and is left out.
+  """
+  shown = np.asarray(logs["shown_item"])[~np.asarray(logs["explored"], bool)]
+  is_ad = np.asarray(logs["is_ad"], bool)[~np.asarray(logs["explored"], bool)]
+  return float(at_items(is_ad, shown, False).sum() / (shown >= 0).sum())
 
 
 def frontier(figures_of, knobs):

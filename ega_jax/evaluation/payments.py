@@ -1,8 +1,8 @@
 """Payment rules for generated lists, and own-bid tables of a system that carry their prices.
 
 A rule has `name` and `price(batch, bids f[B, G, C], slate) -> f[B, G, K]`, per click, 0 for organic items. A rule that
-is defined on the own-bid curve (the Myerson integral, the slot threshold) also has `table_price(table) -> f[B, A, G]`,
-so that an audit which has the table already does not compute one table per node of it.
+can price a whole own-bid curve faster also has `own_bid_price(batch, bids f[B, C], table) -> f[B, A, G]`, table being a
+CounterfactualTable whose first node is 0; if it needs the shape of the curve, `num_nodes` says how many absolute nodes.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class TablePayment:
   def __init__(self, name, system, rule, *, num_nodes=41, refinements=6, sigma=SIGMA, profiles_per_call=256):
     self.name = name
     self.system = system
-    self.table_price = rule
+    self.rule = rule
     self.num_nodes = num_nodes
     self.refinements = refinements
     self.sigma = sigma
@@ -68,8 +68,12 @@ class TablePayment:
       nodes = np.sort(np.concatenate([grid, own[..., None]], -1), -1)
       sweeper = Sweeper(self.system, batch, self.profiles_per_call)
       table = sweeper.table(bids[:, profile], ads[:, profile], nodes, self.refinements)
-      prices.append(regret.take_node(self.table_price(table), node_of(table.nodes, own)))
+      prices.append(regret.take_node(self.rule(table), node_of(table.nodes, own)))
     return np.where(ads >= 0, np.stack(prices, 1), 0.0)
+
+  def own_bid_price(self, batch, bids, table):
+    """Returns f[B, A, G]: the rule at every node of the table."""
+    return self.rule(table)
 
 
 def myerson(system, **options):
@@ -140,8 +144,8 @@ def own_of(slate_values, items, ads):
 
 def table_prices(rule, batch, bids, table, profiles_per_call=256):
   """Returns f[B, A, G]: the price that `rule` asks of the moved ad at every node, others at bids f[B, C]."""
-  if hasattr(rule, "table_price"):
-    return np.asarray(rule.table_price(table))
+  if hasattr(rule, "own_bid_price"):
+    return np.asarray(rule.own_bid_price(batch, bids, table))
   num_requests, num_ads, num_nodes = table.nodes.shape
   profiles = num_ads * num_nodes
   flat = lambda leaf: np.asarray(leaf).reshape(num_requests, profiles, -1)

@@ -27,7 +27,8 @@ def snips(logs, items, creatives, reward, *, match_creative=True):
   not carried over, which is why this only cross-checks.
 
   Args: logs: shown_item, shown_creative, shown_propensity [n, K], explored bool[n]; items, creatives i[n, K] of the
-    slate; reward f[n, K] observed at the logged slots (a click, or a click times a bid).
+    slate; reward f[n, K] observed at the logged slots (a click, or a click times a bid); match_creative=False: any
+    creative matches, and the estimate is that of the item under a creative drawn evenly.
   """
   explored = np.asarray(logs["explored"], bool)
   agree = (np.asarray(logs["shown_item"]) == items) & (np.asarray(items) >= 0) & explored[:, None]

@@ -16,11 +16,15 @@ def take(columns, index):
 
 
 def chunks(columns, chunk_size):
-  """Yields (slice, columns of the slice) over all requests, `chunk_size` at a time."""
-  count = len(next(iter(columns.values())))
-  for start in range(0, count, chunk_size):
-    rows = slice(start, min(start + chunk_size, count))
-    yield rows, take(columns, rows)
+  """Yields (count, columns of chunk_size requests), of which the first `count` are new.
+
+  The last chunk is filled up with its last request, so that a jitted system compiles for one batch size.
+  """
+  total = len(next(iter(columns.values())))
+  chunk_size = min(chunk_size, total)
+  for start in range(0, total, chunk_size):
+    rows = np.minimum(np.arange(start, start + chunk_size), total - 1)
+    yield min(chunk_size, total - start), take(columns, rows)
 
 
 def at_items(values, items, absent=0):
@@ -62,7 +66,7 @@ def evaluate_system(system, payment_rule, columns, world=None, theta_model=None,
     (1 = truthful); theta_model: see `model_clicks`. Also returned: "user" i[n], for the clustered bootstrap.
   """
   blocks = []
-  for _, batch in chunks(columns, chunk_size):
+  for count, batch in chunks(columns, chunk_size):
     bids = truthful(batch, shading)
     slate = system.allocate(batch, bids)
     price = np.asarray(payment_rule.price(batch, bids, slate))
@@ -75,6 +79,6 @@ def evaluate_system(system, payment_rule, columns, world=None, theta_model=None,
     for evaluator, clicks in predictions.items():
       totals = market.click_totals(items, ads, value, price, *clicks)
       block.update({f"{evaluator}/{name}": total for name, total in totals.items()})
-    blocks.append({name: total[:, 0] for name, total in block.items()})
+    blocks.append({name: total[:count, 0] for name, total in block.items()})
   totals = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
   return totals | {"user": np.asarray(columns["user"])}

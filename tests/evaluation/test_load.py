@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from ega_jax.evaluation import load, market, payments, systems
@@ -44,3 +45,12 @@ def test_a_system_reaches_the_load_of_another():
   points = load.frontier(figures, [4.0, 0.1, 1.0])
   assert [point["knob"] for point in points] == [4.0, 1.0, 0.1]
   assert points[0]["ad_share"] < points[1]["ad_share"] < points[2]["ad_share"]
+
+
+def test_logged_share_leaves_exploration_out():
+  logs = {
+    "shown_item": np.array([[0, 2, -1], [1, 0, 2], [2, 1, 0]]),
+    "explored": np.array([False, True, False]),
+    "is_ad": np.array([[False, False, True]] * 3),
+  }
+  assert load.logged_ad_share(logs) == pytest.approx(2 / 5)

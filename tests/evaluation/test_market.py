@@ -42,7 +42,7 @@ def test_evaluation_is_the_same_in_chunks_and_matches_a_loop():
   world = toy.ToyWorld()
   system, rule = toy.RankByBid(world), payments.FirstPrice()
   whole = systems.evaluate_system(system, rule, world.columns, world)
-  chunked = systems.evaluate_system(system, rule, world.columns, world, chunk_size=5)
+  chunked = systems.evaluate_system(system, rule, world.columns, world, chunk_size=7)
   for name in whole:
     np.testing.assert_array_equal(whole[name], chunked[name])
   revenue = 0.0
