@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from ega_jax.decoding import constraints
 from ega_jax.decoding.lists import Decoder, ListConfig, take_rows
+from ega_jax.decoding.scores import AnyProfiles, OneProfile, OwnBids
 from ega_jax.decoding.slots import assign_slots, move_rows
 from ega_jax.types import Array, CandidateTable, Lists, record
 
-__all__ = ["Decoder", "ListConfig", "generate_lists"]
+__all__ = ["Decoder", "ListConfig", "generate_lists", "own_bid_sweep"]
 
 
 @record
@@ -31,45 +32,6 @@ class Beams:
 
   slot: Array  # i32[B, P, S]
   log_z: Array  # f32[B, P, S]  -inf where there is none
-
-
-class SharedBids:
-  """Scores of one bid profile: everything is computed per slot. bids f32[B, 1, C] or None."""
-
-  num_profiles = 1
-
-  def __init__(self, table, bids, prior, config):
-    self.table, self.bids, self.prior, self.config = table, None if bids is None else bids[:, 0], prior, config
-
-  def log_z(self, level, under, logits, slot):
-    """Returns f32[B, 1, S, V]: log z of every token after every beam."""
-    return take_rows(constraints.token_log_z(logits, under, self.table, level, self.bids, self.prior, self.config), slot)
-
-  def power(self):
-    """Returns f32[B, 1, 1, C] (or a broadcastable zero): (bid / bid_scale)^alpha."""
-    return jnp.zeros(()) if self.bids is None else constraints.bid_power(self.bids, self.config)[:, None, None]
-
-
-class ProfileBids:
-  """Scores of G arbitrary bid profiles f32[B, G, C]: token weights are computed per beam."""
-
-  def __init__(self, table, bids, prior, config):
-    self.table, self.bids, self.prior, self.config = table, bids, prior, config
-    self.num_profiles = bids.shape[1]
-
-  def log_z(self, level, under, logits, slot):
-    """Returns f32[B, G, S, V]: log z of every token after every beam."""
-    tokens = constraints.one_hot_codes(self.table, level, logits.shape[-1])
-    score = constraints.token_log_mass(under, self.prior, tokens)
-    legal = score > -jnp.inf
-    score = take_rows(jnp.where(legal, (score if self.prior is not None else 0.0) + logits, -jnp.inf), slot)
-    profile = lambda bids, under: constraints.token_log_weight(under, self.table, bids, tokens, self.config)
-    weight = jax.vmap(profile, in_axes=1, out_axes=1)(self.bids, take_rows(under, slot))
-    return constraints.log_normalise(jnp.where(score > -jnp.inf, score + weight, -jnp.inf))
-
-  def power(self):
-    """Returns f32[B, G, 1, C]: (bid / bid_scale)^alpha."""
-    return constraints.bid_power(self.bids, self.config)[:, :, None]
 
 
 def _extend(scores, beams, prefixes, level, logits, config):
@@ -124,7 +86,7 @@ def _start(table, num_profiles, config):
 
 
 def search(decoder, scores, config):
-  """Returns Lists: beam search with the profiles of `scores` (an object with table, prior, num_profiles, `log_z` and `power`, as `ProfileBids`)."""
+  """Returns Lists: beam search with the profiles of `scores` (an object with table, prior, num_profiles, `log_z` and `power`, as `AnyProfiles`)."""
   table, levels = scores.table, scores.table.codes.shape[-1]
   prefixes, beams = _start(table, scores.num_profiles, config)
 
@@ -152,5 +114,14 @@ def generate_lists(decoder: Decoder, table: CandidateTable, bids, prior, config:
   Args: bids f32[B, G, C] per click, or None (bid-free, one profile); prior f32[B, C] (item logits g_i) or None. Profiles decoded together give what each gives alone.
   A request that needs more than `config.num_slots` distinct prefixes is flagged in `overflow` and its lists are not to be used: see `allocate_in_chunks`.
   """
-  scores = SharedBids if bids is None or bids.shape[1] == 1 else ProfileBids
-  return search(decoder, scores(table, bids, prior, config), config)
+  if bids is None or bids.shape[1] == 1:
+    return search(decoder, OneProfile(table, None if bids is None else bids[:, 0], prior, config), config)
+  return search(decoder, AnyProfiles(table, bids, prior, config), config)
+
+
+def own_bid_sweep(decoder: Decoder, table: CandidateTable, bids, ads, nodes, prior, config: ListConfig) -> Lists:
+  """Returns the lists of A * G profiles, ad by ad: ads i32[B, A] (-1: none) bidding nodes f32[B, A, G], the others bids f32[B, C].
+
+  The same as `generate_lists` with those profiles, at a fraction of the cost.
+  """
+  return search(decoder, OwnBids(table, bids, ads, nodes, prior, config), config)

@@ -39,7 +39,7 @@ def narrow(under, table, level, token):
   return under & (table.codes[:, None, :, level] == token[..., None])
 
 
-def _sums(weights, tokens):
+def sums(weights, tokens):
   """Returns f32[B, X, V]: weights f32[B, X, C] summed by token f32[B, C, V] (or [1, C, V], shared by all requests), in full precision on every device."""
   precision = jax.lax.Precision.HIGHEST
   if tokens.shape[0] == 1:
@@ -59,7 +59,7 @@ def token_log_mass(under, prior, tokens):
     best = jax.lax.stop_gradient(jnp.max(jnp.where(under, prior, -jnp.inf), -1, keepdims=True))
     best = jnp.where(jnp.isfinite(best), best, 0.0)
     weights = jnp.where(under, jnp.exp(jnp.maximum(jnp.where(under, prior - best, 0.0), _FLOOR)), 0.0)
-  mass = _sums(weights, tokens)
+  mass = sums(weights, tokens)
   legal = mass > 0
   return jnp.where(legal, jnp.log(jnp.where(legal, mass, 1.0)) + best, -jnp.inf)
 
@@ -104,11 +104,19 @@ def max_by_token(under, ordered, rank, tokens):
     inside = rank // _BLOCK == block
     exponent = _BLOCK - 2 * (rank % _BLOCK)
     power = jnp.where(inside, jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32), 0.0)  # 2^exponent, exactly
-    total = _sums(under.astype(jnp.float32), tokens * power[..., None])
+    total = sums(under.astype(jnp.float32), tokens * power[..., None])
     exponent = (jax.lax.bitcast_convert_type(total, jnp.int32) >> 23) - 127
     best = jnp.where(total > 0, block * _BLOCK + (_BLOCK - exponent) // 2, best)
   ordered = jnp.pad(ordered, ((0, 0), (0, 1)), constant_values=-jnp.inf)
   return jax.vmap(lambda values, index: values[index])(jnp.broadcast_to(ordered, (best.shape[0], size + 1)), best)
+
+
+def token_sums(under, table, bids, tokens, config):
+  """Returns (count, sum of bids, sum of beta) of the items of `under` below each token, each f32[B, X, V]."""
+  under = under.astype(jnp.float32)
+  bids = jnp.where(table.is_ad, jnp.maximum(bids, 0.0), 0.0)
+  beta = _item_beta(table, config)
+  return sums(under, tokens), sums(under * bids[:, None], tokens), sums(under * beta[:, None], tokens)
 
 
 def token_log_weight(under, table, bids, tokens, config):
@@ -120,12 +128,9 @@ def token_log_weight(under, table, bids, tokens, config):
   if config.token_bid == "max":
     ordered, rank = ranked(item_log_weight(table, bids, config))
     return max_by_token(under, ordered, rank, tokens)
-  under = under.astype(jnp.float32)
-  count = jnp.maximum(_sums(under, tokens), 1.0)
-  bids = jnp.where(table.is_ad, jnp.maximum(bids, 0.0), 0.0)
-  mean_bid = _sums(under * bids[:, None], tokens) / count
-  mean_beta = _sums(under * _item_beta(table, config)[:, None], tokens) / count
-  return log_weight(bid_power(mean_bid, config), mean_beta)
+  count, bid_sum, beta_sum = token_sums(under, table, bids, tokens, config)
+  count = jnp.maximum(count, 1.0)
+  return log_weight(bid_power(bid_sum / count, config), beta_sum / count)
 
 
 def log_normalise(score):

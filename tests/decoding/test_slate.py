@@ -148,8 +148,10 @@ def test_creatives_are_the_most_probable_own_chain():
   found = slate.choose_creatives(logits, states, codes, valid)
   for n in range(2):
     own = [tuple(c) for c, ok in zip(codes[n], valid[n], strict=True) if ok]
-    log_p = lambda c, s: (
-      s * head[0, 0, c[0]] - np.log(sum(np.exp(s * head[0, 0, a]) for a in {o[0] for o in own}))
-      + s * head[1, c[0] + 1, c[1]] - np.log(sum(np.exp(s * head[1, c[0] + 1, o[1]]) for o in own if o[0] == c[0]))
-    )
-    assert found[n] == max(range(len(own)), key=lambda r: log_p(own[r], states[n, 0]))
+    first = {c[0]: states[n, 0] * head[0, 0, c[0]] for c in own}
+    second = {c: states[n, 0] * head[1, c[0] + 1, c[1]] for c in own}
+    log_p = []
+    for c in own:
+      siblings = [second[o] for o in own if o[0] == c[0]]
+      log_p.append(first[c[0]] - np.log(np.exp([*first.values()]).sum()) + second[c] - np.log(np.exp(siblings).sum()))
+    assert found[n] == np.argmax(log_p)
