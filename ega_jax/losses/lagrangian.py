@@ -15,15 +15,16 @@ import jax
 import jax.numpy as jnp
 
 
-def cap_price(price, bid):
-  """Returns min(price, bid) [...] per click, the gradient passing straight through to `price` (EGA Section 7, our
-  decision); no gradient reaches `bid`.
+def cap_price(price, bid, *, straight_through=True):
+  """Returns min(price, bid) [...] per click (EGA Section 7, our decision); no gradient reaches `bid`.
 
-  A hard cap would leave a price above the bid without a gradient, so that an ad whose price overshot would never come
-  back.
+  At the truthful report the gradient passes straight through the cap to `price`: a price that overshot the bid would
+  otherwise never come back. At a misreport (`straight_through=False`) it must not: raising the price does not raise
+  what a capped misreport pays, and pretending so cancels the very term that makes overcharging cost regret.
   """
+  bid = jax.lax.stop_gradient(bid)
   capped = jnp.minimum(price, bid)
-  return price + jax.lax.stop_gradient(capped - price)
+  return price + jax.lax.stop_gradient(capped - price) if straight_through else capped
 
 
 def rate_price(logit, bid):
@@ -31,7 +32,9 @@ def rate_price(logit, bid):
   return jax.nn.sigmoid(logit) * jax.lax.stop_gradient(bid)
 
 
-def table_regret(prices, x, nodes, own, values=None, *, stop_allocation=True, stop_truthful=False, where=None):
+def table_regret(
+  prices, x, nodes, own, values=None, *, own_prices=None, stop_allocation=True, stop_truthful=False, where=None
+):
   """Returns ex-post regret f[...] over the nodes of a counterfactual table (EGA Eq. 6), >= 0, differentiable in
   `prices`.
 
@@ -41,6 +44,8 @@ def table_regret(prices, x, nodes, own, values=None, *, stop_allocation=True, st
     nodes: f[..., G], own bids.
     own: i[...], the node of the truthful report.
     values: f[...], value per click; None: the own node.
+    own_prices: f[...], price at the truthful report, where its gradient is another one: `cap_price` there straight
+      through, at the misreports not. None: taken from `prices`.
     stop_allocation: no gradient flows into x (a frozen allocation).
     stop_truthful: no gradient through the truthful utility: deviations are made worse, the truth is not made better.
     where: bool[..., G], nodes that exist; the own node always does.
@@ -50,7 +55,7 @@ def table_regret(prices, x, nodes, own, values=None, *, stop_allocation=True, st
   take = lambda a: jnp.take_along_axis(a, own[..., None], axis=-1)[..., 0]
   values = take(nodes) if values is None else values
   utility = (values[..., None] - prices) * x
-  truthful = take(utility)
+  truthful = take(utility) if own_prices is None else (values - own_prices) * take(x)
   if where is not None:
     utility = jnp.where(where, utility, truthful[..., None])
   return jnp.maximum(utility.max(-1) - (jax.lax.stop_gradient(truthful) if stop_truthful else truthful), 0.0)
