@@ -7,58 +7,68 @@ ad's click probability, can only rise: exact breakpoints instead of quadrature. 
 import numpy as np
 
 
-def upper_envelope(intercept, slope):
-  """Returns (breaks f[R, M], slopes f[R, M]) of max_A c_A + phi theta_A: from breaks[m] on, the slope is slopes[m].
+def upper_envelope(intercept, slope, start=None):
+  """Returns (breaks f[R, M], slopes f[R, M], lines i[R, M]) of max_A c_A + phi theta_A, from the right to the left.
 
-  Breaks fall from left to right; the last segment of each row starts at -inf, and padding repeats it.
+  From breaks[m] on, up to breaks[m - 1], line lines[m] is on top and the slope is slopes[m]. The last segment of a row
+  starts at -inf; padding repeats it.
 
   Args:
     intercept: f[R, L], c_A; -inf for a list that may not be chosen.
-    slope: f[R, L] or f[L], theta_A >= 0.
+    slope: f[L], theta_A >= 0.
+    start: i[R], the line to start from (the chosen list, if what lies to its right is of no interest); None: the
+      steepest.
   """
-  intercept = np.asarray(intercept, np.float64)
-  slope = np.broadcast_to(np.asarray(slope, np.float64), intercept.shape)
-  possible = np.isfinite(intercept)
-  top = np.where(possible, slope, -1.0).max(-1)
-  height = np.where(possible & (slope == top[:, None]), intercept, -np.inf).max(-1)
-  breaks, slopes = [], []
+  order = np.argsort(slope, kind="stable")
+  intercept, slope = np.asarray(intercept, np.float64)[:, order], np.asarray(slope, np.float64)[order]
+  line = _steepest(intercept, slope) if start is None else np.argsort(order, kind="stable")[start]
   rows = np.arange(len(intercept))
+  levels, visited = [], []
   while True:
-    # The next segment to the left is the flatter line that is met first; among those met together, the flattest.
-    fall = top[rows, None] - slope[rows]
-    flatter = (fall > 0) & possible[rows]
-    met = np.where(flatter, (intercept[rows] - height[rows, None]) / np.where(flatter, fall, 1.0), -np.inf)
-    first = met.max(-1, initial=-np.inf)
-    level = np.full(len(intercept), -np.inf)
-    level[rows] = first
-    breaks.append(level)
-    slopes.append(top.copy())
-    rows_left = np.isfinite(first)
-    if not rows_left.any():
-      return np.stack(breaks, -1), np.stack(slopes, -1)
-    here = met[rows_left] == first[rows_left, None]
-    rows = rows[rows_left]
-    flattest = np.where(here, slope[rows], np.inf).argmin(-1)
-    top[rows], height[rows] = slope[rows, flattest], intercept[rows, flattest]
+    level, following = np.full(len(intercept), -np.inf), line.copy()
+    flatter = int(np.searchsorted(slope, slope[line[rows]].max(initial=0.0)))
+    if flatter:
+      current = line[rows]
+      # The flatter line that is met first: the least drop in height per drop in slope; exact ties go to the flattest.
+      fall = slope[current][:, None] - slope[:flatter]
+      ratio = intercept[rows, current][:, None] - intercept[rows, :flatter]
+      ratio = np.divide(ratio, fall, out=np.full(fall.shape, np.inf), where=fall > 0)
+      met = ratio.argmin(-1)
+      level[rows], following[rows] = -ratio[np.arange(len(rows)), met], met
+    levels.append(level if not levels else np.minimum(level, levels[-1]))
+    visited.append(line)
+    rows = rows[np.isfinite(level[rows])]
+    if not len(rows):
+      lines = np.stack(visited, -1)
+      return np.stack(levels, -1), slope[lines], order[lines]
+    line = np.where(np.isfinite(level), following, line)
 
 
-def threshold_payment(breaks, slopes, lowest, virtual, inverse):
-  """Returns the Myerson payment f[R, G] of bids whose virtual values are `virtual`: sum of z(t_m) (theta_m -
-  theta_m-1).
+def _steepest(intercept, slope):
+  """Returns i[R]: of the lines that may be chosen, the steepest; of equal ones, the highest."""
+  top = np.where(np.isfinite(intercept), slope, -1.0).max(-1, keepdims=True)
+  return np.where(slope == top, intercept, -np.inf).argmax(-1)
+
+
+def segment_of(breaks, virtual):
+  """Returns i[R, G]: the segment on top at each virtual value f[R, G]; at a break itself the flatter one."""
+  return np.minimum((breaks[:, None, :] >= np.asarray(virtual)[..., None]).sum(-1), breaks.shape[-1] - 1)
+
+
+def threshold_payment(breaks, slopes, segment, inverse, lowest):
+  """Returns the Myerson payment f[R, G] of bids on a segment: sum over the steps up to it of z(t) * (rise of slope).
 
   Args:
     breaks: f[R, M] of `upper_envelope`.
     slopes: f[R, M].
-    lowest: f[], virtual value of the support's lowest value: no step is charged less than the lowest value.
-    virtual: f[R, G].
+    segment: i[R, G] of `segment_of`.
     inverse: function of virtual values: the least value with that virtual value.
+    lowest: the support's lowest value, charged for what is won already there.
   """
-  step = slopes - np.concatenate([slopes[:, 1:], slopes[:, -1:]], axis=-1)
-  step[:, -1] = slopes[:, -1]
-  threshold = np.maximum(breaks, lowest)
-  money = np.where(step > 0, inverse(np.where(np.isfinite(threshold), threshold, 0.0)), 0.0)
-  charged = np.where((step > 0) & np.isfinite(threshold), money * step, 0.0)
-  paid = np.zeros(np.shape(virtual))
-  for m in range(breaks.shape[-1]):
-    paid += np.where(threshold[:, m, None] <= virtual, charged[:, m, None], 0.0)
-  return paid
+  rise = slopes - np.concatenate([slopes[:, 1:], np.zeros((len(slopes), 1))], axis=-1)
+  value = np.full(breaks.shape, float(lowest))
+  inside = np.isfinite(breaks) & (rise > 0)
+  value[inside] = np.maximum(inverse(breaks[inside]), lowest)
+  # Everything at or to the left of the bid's segment has been paid for.
+  paid = np.cumsum((value * rise)[:, ::-1], axis=-1)[:, ::-1]
+  return np.take_along_axis(paid, segment, axis=-1)

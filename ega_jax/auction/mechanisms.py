@@ -68,26 +68,24 @@ class Maximiser:
       if len(rows):
         bid = bids[rows, ad]
         intercept = scores[rows] - self.virtual[ad].virtual_value(bid)[:, None] * theta[:, ad]
-        paid[rows, ad] = self._payment(ad, intercept, theta[:, ad], bid[:, None])[1][:, 0]
+        paid[rows, ad] = self._payment(self.virtual[ad], intercept, theta[:, ad], bid, index[rows])
     price = np.clip(np.divide(paid, x, out=np.zeros_like(x), where=x > 0), 0.0, bids)
     return (x if clicks is None else clicks[index]), np.where(x > 0, price, 0.0)
 
-  def _payment(self, ad, intercept, slope, bids):
-    """Returns (row of the best list i[R, G], expected payment f[R, G]) of one ad's bids f[R, G].
+  def _payment(self, virtual, intercept, slope, bid, chosen):
+    """Returns the expected payment f[R] of one ad that bids f[R] and is shown in the list `chosen` i[R].
 
-    Where the virtual value is affine in the bid the integral is a difference of the maximum W (its derivative is x);
-    elsewhere it is summed over the exact breakpoints of the envelope.
+    Where the virtual value is affine in the bid the integral of x is a difference of the maximum W (whose derivative is
+    x); elsewhere it is summed over the exact breakpoints of the envelope.
     """
-    virtual = self.virtual[ad]
-    phi = virtual.virtual_value(bids)
-    lowest = virtual.virtual_value(np.float64(virtual.lowest))
-    index, best = _best_line(intercept, slope, phi)
     if virtual.slope is None:
-      breaks, slopes = envelope.upper_envelope(intercept, slope)
-      return index, envelope.threshold_payment(breaks, slopes, lowest, phi, virtual.inverse_virtual_value)
-    base = (intercept + lowest * slope).max(-1, keepdims=True)
-    paid = bids * slope[index] - (np.where(np.isfinite(phi), best, base) - base) / virtual.slope
-    return index, np.where(slope[index] > 0, paid, 0.0)
+      breaks, slopes, _ = envelope.upper_envelope(intercept, slope, chosen)
+      segment = np.zeros((len(bid), 1), int)
+      return envelope.threshold_payment(breaks, slopes, segment, virtual.inverse_virtual_value, virtual.lowest)[:, 0]
+    lowest = virtual.virtual_value(np.float64(virtual.lowest))
+    best = intercept[np.arange(len(bid)), chosen] + virtual.virtual_value(bid) * slope[chosen]
+    base = (intercept + lowest * slope).max(-1)
+    return bid * slope[chosen] - (best - base) / virtual.slope
 
   def sweep(self, bids, ads, nodes):
     """Returns the CounterfactualTable, prices included, of moving one bid: the others' scores are summed once."""
@@ -101,7 +99,8 @@ class Maximiser:
     for rows in groups:
       ad, lists = ads[rows][0], self._lists(None if shared else rows[0][0])
       run = lambda others, own, ad=ad, lists=lists: self._sweep_ad(ad, *lists, others, own)
-      x[rows], price[rows] = _in_chunks(run, (phi[rows[0]], nodes[rows]), self.theta.shape[-2] * nodes.shape[-1])
+      width = self.theta.shape[-2] + 32 * nodes.shape[-1]
+      x[rows], price[rows] = _in_chunks(run, (phi[rows[0]], nodes[rows]), width)
     return CounterfactualTable(nodes=nodes, x=x, ads=ads, price=price)
 
   def _lists(self, request):
@@ -113,21 +112,28 @@ class Maximiser:
     """Returns (x, price) f[R, G] of one ad at own bids `nodes` f[R, G], the others at virtual bids phi f[R, N]."""
     others = phi.copy()
     others[:, ad] = 0.0
-    intercept = allocation.list_scores(theta, others, offset)
-    index, paid = self._payment(ad, intercept, theta[:, ad], nodes)
-    believed = np.where(np.isfinite(self.virtual[ad].virtual_value(nodes)), theta[index, ad], 0.0)
-    price = np.clip(np.divide(paid, believed, out=np.zeros_like(paid), where=believed > 0), 0.0, nodes)
-    return (believed if clicks is None else np.where(believed > 0, clicks[index, ad], 0.0)), price
+    virtual, slope = self.virtual[ad], theta[:, ad]
+    breaks, slopes, lines = envelope.upper_envelope(allocation.list_scores(theta, others, offset), slope)
+    own = virtual.virtual_value(nodes)
+    segment = envelope.segment_of(breaks, own)
+    take = lambda leaf: np.where(np.isfinite(own), np.take_along_axis(leaf, segment, axis=-1), 0.0)
+    x = take(slopes)
+    paid = self._swept_payment(virtual, breaks, slopes, segment, nodes)
+    price = np.clip(np.divide(paid, x, out=np.zeros_like(x), where=x > 0), 0.0, nodes)
+    return (x if clicks is None else take(clicks[lines, ad])), price
+
+  def _swept_payment(self, virtual, breaks, slopes, segment, nodes):
+    return envelope.threshold_payment(breaks, slopes, segment, virtual.inverse_virtual_value, virtual.lowest)
 
 
-def _best_line(intercept, slope, phi):
-  """Returns (argmax, max) over lists of intercept f[R, L] + phi f[R, G] * slope f[L]; phi = -inf forbids slope > 0."""
-  finite = np.where(np.isfinite(phi), phi, 0.0)
-  scores = intercept[:, None] + finite[..., None] * slope
-  if not np.isfinite(phi).all():
-    scores = np.where(np.isfinite(phi)[..., None] | (slope == 0), scores, -np.inf)
-  index = scores.argmax(-1)
-  return index, np.take_along_axis(scores, index[..., None], -1)[..., 0]
+class FirstPrice(Maximiser):
+  """The same choice at the bids, every shown ad paying its bid."""
+
+  def _payment(self, virtual, intercept, slope, bid, chosen):
+    return bid * slope[chosen]
+
+  def _swept_payment(self, virtual, breaks, slopes, segment, nodes):
+    return nodes * np.take_along_axis(slopes, segment, axis=-1)
 
 
 def _in_chunks(function, rows, width):
@@ -166,13 +172,8 @@ def myerson(theta, distributions, *, offset=None, clicks=None):
 
 def first_price(theta, *, offset=None):
   """Returns the welfare-maximising list at the bids, every shown ad paying its bid."""
-  allocate = allocation.affine_maximiser(np.asarray(theta, np.float64), offset=offset)
-
-  def mechanism(bids):
-    x = allocate(bids)[0]
-    return types.Outcome(click_probability=x, price=np.where(x > 0, np.asarray(bids, np.float64), 0.0))
-
-  return mechanism
+  theta = np.asarray(theta, np.float64)
+  return FirstPrice(theta, (Identity(),) * theta.shape[-1], offset)
 
 
 def gsp(quality, slots, click_probability, *, reserve=0.0):

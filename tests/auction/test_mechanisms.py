@@ -123,9 +123,13 @@ def test_envelope_sums_to_the_closed_form():
   uniform = market.distributions[0]
   for i in range(5):
     intercept = np.where(np.arange(5) == i, 0.0, phi) @ theta.T
-    breaks, slopes = envelope.upper_envelope(intercept, theta[:, i])
+    breaks, slopes, lines = envelope.upper_envelope(intercept, theta[:, i])
     assert (breaks[:, 1:] <= breaks[:, :-1]).all() and (slopes[:, 1:] <= slopes[:, :-1]).all()
-    paid = envelope.threshold_payment(breaks, slopes, -1.0, phi[:, i : i + 1], uniform.inverse_virtual_value)[:, 0]
+    segment = envelope.segment_of(breaks, phi[:, i : i + 1])
+    np.testing.assert_array_equal(
+      np.take_along_axis(lines, segment, -1)[:, 0], (intercept + phi[:, i : i + 1] * theta[:, i]).argmax(-1)
+    )
+    paid = envelope.threshold_payment(breaks, slopes, segment, uniform.inverse_virtual_value, 0.0)[:, 0]
     best = lambda own, intercept=intercept, i=i: (intercept + own * theta[:, i]).max(-1)
     x = theta[(intercept + phi[:, i : i + 1] * theta[:, i]).argmax(-1), i]
     value = (phi[:, i] + 1) / 2
