@@ -18,6 +18,7 @@ from absl import flags
 
 from ega_jax.data import checkins as checkins_lib
 from ega_jax.data import examples, marketplace, records, sanity, windows
+from ega_jax.evaluation import next_poi
 from launch import binary
 
 SOURCES = ("world", "checkins")
@@ -60,12 +61,12 @@ def prepare(output):
   market.world.save(os.path.join(output, "truth", "world.npz"))
   if city is not None:
     _write_windows(output, city, market.cut_time)
+  _write_sanity(output, market, start)
   splits = {}
   for split, (first, end) in bounds.items():
     path = os.path.join(output, f"{split}.array_record")
     splits[split] = records.write_records(path, columns, first, end)
     _say(start, f"{split}: {end - first} requests, {splits[split]['file_bytes'] / 2**20:.1f} MiB")
-  _write_sanity(output, market, start)
   records.write_schema(output, _schema(market, columns, splits))
   _say(start, f"done: {output}")
 
@@ -144,18 +145,21 @@ def _schema(market, columns, splits):
 
 
 def _write_sanity(output, market, start):
-  """Writes and prints the sanity figures with their allowed bands."""
+  """Writes and prints the sanity figures with their allowed bands, and the next-POI floors of a city's windows."""
   figures = {name: float(value) for name, value in sanity.figures(market, _SEED.value).items()}
   outside = sanity.violations(figures)
+  floors = next_poi.floors(output)
   bands = {name: [bound if np.isfinite(bound) else None for bound in band] for name, band in sanity.BANDS.items()}
   binary.write_report(
     os.path.join(output, "sanity.json"),
-    {"seed": _SEED.value, "figures": figures, "bands": bands, "outside": outside},
+    {"seed": _SEED.value, "figures": figures, "bands": bands, "outside": outside, "next_poi_floors": floors},
   )
   _say(start, "sanity figures (allowed):")
   for name, value in figures.items():
     low, high = sanity.BANDS.get(name, (-np.inf, np.inf))
     print(f"  {name:26s} {value:8.4f}  ({low:g} .. {high:g}){'' if low <= value <= high else '  OUTSIDE'}", flush=True)
+  for name, floor in (floors or {}).items():
+    print(f"  next-POI floor {name}: {', '.join(f'{k} {v:.3f}' for k, v in floor['test'].items())}", flush=True)
 
 
 def _say(start, message):

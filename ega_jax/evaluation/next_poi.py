@@ -9,15 +9,16 @@ import dataclasses
 import numpy as np
 
 from ega_jax.data import pipeline, windows
+from ega_jax.evaluation import bootstrap
 
 CUTOFFS = (1, 5, 10)
 _GRID = {
   "half_life": (10.0, 20.0, 40.0, 80.0),
   "own": (0.0, 0.1, 0.3, 1.0, 3.0),
   "markov": (0.0, 0.1, 0.3, 1.0, 3.0),
-  "hour": (1.0, 3.0, 10.0, 30.0, 100.0),
-  "hour_width": (0.5, 1.0, 2.0, 3.0),
-  "other_day": (0.1, 0.3, 0.6, 1.0),
+  "hour": (3.0, 10.0, 20.0, 50.0),
+  "hour_width": (0.35, 0.7, 1.0, 2.0),
+  "other_day": (0.0, 0.1, 0.3, 0.6),
 }
 _ROUNDS = 2  # of the coordinate search
 _TIE_BREAK = 1e-6  # of popularity: decides between POIs of equal score only
@@ -30,7 +31,7 @@ class FloorWeights:
   half_life: float = 40.0  # of recency, in visits
   own: float = 0.3  # the user's own transitions from the last POI
   markov: float = 0.1  # everybody's transitions from the last POI, as shares
-  hour: float = 0.0  # visits at a similar hour of the day
+  hour: float = 0.0  # visits at a similar time of day
   hour_width: float = 1.0  # hours, standard deviation of the kernel
   other_day: float = 0.3  # a visit on a weekday counts this much on a weekend, and the other way round
 
@@ -39,7 +40,9 @@ def score_pois(columns, popularity, weights: FloorWeights):
   """Returns f64[W, P]: the score of every POI for windows with history and successor columns [W, ...].
 
   Args:
+    columns: of data.windows; target_time is needed unless weights.hour is 0.
     popularity: f[P], breaks ties.
+    weights: of the parts.
   """
   poi, present = columns["history_poi"], columns["history_action"] > 0
   recency = 0.5 ** (np.arange(poi.shape[1])[::-1] / weights.half_life) * present
@@ -53,12 +56,13 @@ def score_pois(columns, popularity, weights: FloorWeights):
 
 
 def _hour_kernel(columns, weights):
-  """Returns f64[W, H]: how similar the hour of a visit is to the target's."""
+  """Returns f64[W, H]: how similar the time of day of a visit is to the target's."""
   if not weights.hour:
     return 0.0
-  then, now = columns["history_hour"], columns["hour"][:, None]
-  apart = np.abs((then - now + 12) % 24 - 12)
-  same_kind_of_day = (then >= 120) == (now >= 120)  # Saturday begins at hour 120
+  now = columns["target_time"][:, None]
+  then = now - np.round(60.0 * columns["history_age"]).astype(np.int64)
+  apart = np.abs((then - now + 720) % 1440 - 720) / 60
+  same_kind_of_day = (columns["history_hour"] >= 120) == (columns["hour"][:, None] >= 120)  # Saturday begins at 120
   return np.exp(-0.5 * (apart / weights.hour_width) ** 2) * np.where(same_kind_of_day, 1.0, weights.other_day)
 
 
@@ -102,6 +106,18 @@ def tune(columns, popularity, *, with_time) -> FloorWeights:
       if (trial_value := value(trial)) > best_value:
         best, best_value = trial, trial_value
   return best
+
+
+def paired_comparison(ranks, floor, users, **bootstrap_settings):
+  """Returns {"acc@k": Interval of acc@k(ranks) - acc@k(floor)}, paired by window and clustered by user.
+
+  Args:
+    ranks, floor: i64[W], the target's rank by a model and by the floor that has the same information.
+    users: i[W].
+  """
+  one = np.ones(len(users))
+  parts = {f"acc@{k}": [(1.0, (values < k).astype(np.float64), one) for values in (ranks, floor)] for k in CUTOFFS}
+  return {name: bootstrap.paired_difference(*pair, users, **bootstrap_settings) for name, pair in parts.items()}
 
 
 def floors(directory) -> dict | None:

@@ -118,6 +118,13 @@ def test_the_first_target_is_the_visit_that_the_request_preceded(market, columns
   assert np.mean([poi == target for poi, target in pairs]) > 0.99  # others: two visits within the lead
 
 
+def test_a_target_at_the_cut_itself_is_withheld():
+  visits = types.SimpleNamespace(user=np.zeros(4, int), poi=np.arange(4), time=np.array([10, 20, 30, 40]))
+  events = history.visit_events(visits)
+  before = lambda cut: history.next_pois(events, np.array([0]), np.array([20]), 3, np.array([cut]))[0].tolist()
+  assert [before(20), before(21), before(40), before(41)] == [[-1] * 3, [1, -1, -1], [1, 2, -1], [1, 2, 3]]
+
+
 def test_splits_are_by_time():
   time = np.array([1, 3, 5, 5, 6, 7, 8, 9, 9, 9])
   assert examples.split_bounds(time, 5) == {"train": (0, 2), "validation": (2, 5), "test": (5, 10)}

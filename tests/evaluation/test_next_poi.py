@@ -3,19 +3,24 @@
 import numpy as np
 import pytest
 
+from ega_jax.data.market_config import hour_of_week
 from ega_jax.evaluation import next_poi
 
 
 def _columns(rng, windows=30, pois=12, length=10):
   length_of = rng.integers(1, length + 1, windows)
   present = np.arange(length)[::-1] < length_of[:, None]
+  target_time = rng.integers(10**6, 10**7, windows)
+  time = target_time[:, None] - rng.integers(0, 10**5, (windows, length))
   successor = np.stack([rng.permutation(pois)[:4] for _ in range(windows)])
   return {
     "row": np.arange(windows),
     "history_poi": np.where(present, rng.integers(0, pois, (windows, length)), -1),
     "history_action": present.astype(np.int32),
-    "history_hour": rng.integers(0, 168, (windows, length)),
-    "hour": rng.integers(0, 168, windows),
+    "history_hour": hour_of_week(time),
+    "history_age": ((target_time[:, None] - time) / 60).astype(np.float32),
+    "target_time": target_time,
+    "hour": hour_of_week(target_time),
     "successor_poi": np.where(rng.random((windows, 4)) < 0.8, successor, -1),
     "successor_count": rng.integers(1, 9, (windows, 4)).astype(np.float32),
     "target_poi": rng.integers(0, pois, (windows, 1)),
@@ -25,14 +30,16 @@ def _columns(rng, windows=30, pois=12, length=10):
 def _slow_score(columns, window, poi, weights):
   history = columns["history_poi"][window]
   score = 0.0
-  for back, (visited, hour) in enumerate(zip(history[::-1], columns["history_hour"][window][::-1], strict=True)):
+  now = columns["target_time"][window]
+  for back, visited in enumerate(history[::-1]):
     if visited != poi:
       continue
     at = len(history) - 1 - back
+    then = now - round(float(columns["history_age"][window][at]) * 60)
     extra = weights.own * (at > 0 and history[at - 1] == history[-1])
-    now = columns["hour"][window]
-    apart = min((hour - now) % 24, (now - hour) % 24)
-    day = 1.0 if (hour // 24 >= 5) == (now // 24 >= 5) else weights.other_day
+    apart = min((then - now) % 1440, (now - then) % 1440) / 60
+    weekend = [(moment // 1440 + 3) % 7 >= 5 for moment in (then, now)]  # day 0 was a Thursday
+    day = 1.0 if weekend[0] == weekend[1] else weights.other_day
     extra += weights.hour * day * np.exp(-0.5 * (apart / weights.hour_width) ** 2)
     score += 0.5 ** (back / weights.half_life) * (1 + extra)
   counts = columns["successor_count"][window].astype(float)
@@ -73,11 +80,25 @@ def test_tuning_finds_a_planted_habit_of_the_hour():
   rng = np.random.default_rng(3)
   columns = _columns(rng, windows=200, pois=24, length=20)
   columns["history_action"][:] = 1
-  columns["history_hour"] = rng.integers(0, 24, (200, 20))
-  columns["history_poi"] = columns["history_hour"].copy()  # a POI for every hour
-  columns["hour"] = columns["history_hour"][np.arange(200), rng.integers(0, 20, 200)]
-  columns["target_poi"] = columns["hour"][:, None]
+  hours_before = rng.integers(1, 24 * 60, (200, 20))
+  same_hour = rng.integers(0, 20, 200)
+  hours_before[np.arange(200), same_hour] = 24 * rng.integers(1, 60, 200)
+  columns["history_age"] = hours_before.astype(np.float32)
+  time = columns["target_time"][:, None] - 60 * hours_before
+  columns["history_hour"], columns["history_poi"] = hour_of_week(time), (time // 60) % 24  # a POI for every hour
+  columns["target_poi"] = columns["history_poi"][np.arange(200), same_hour][:, None]
   accuracy = lambda with_time: next_poi.accuracies(
     next_poi.floor_ranks(columns, np.zeros(24), next_poi.tune(columns, np.zeros(24), with_time=with_time))
   )
   assert accuracy(True)["acc@1"] == 1.0 and accuracy(False)["acc@1"] < 0.4
+
+
+def test_the_comparison_is_paired_by_window():
+  ranks = np.arange(400) % 12
+  better = np.maximum(ranks - 1, 0)
+  found = next_poi.paired_comparison(better, ranks, np.arange(400), num_resamples=200)
+  for k in (1, 5, 10):
+    np.testing.assert_allclose(found[f"acc@{k}"].value, np.mean((better < k) & (ranks >= k)))
+    assert found[f"acc@{k}"].low > 0
+  same = next_poi.paired_comparison(ranks, ranks, np.arange(400), num_resamples=50)["acc@5"]
+  assert (same.low, same.value, same.high) == (0, 0, 0)

@@ -79,6 +79,8 @@ def test_a_city_gets_its_public_windows_and_their_floors(prepared_city):
   columns = pipeline.read_next_poi(prepared_city, "test")
   assert len(columns["row"]) == 12 and columns["candidates"].shape == (12, 0)
   report = next_poi.floors(prepared_city)
+  with open(os.path.join(prepared_city, "sanity.json"), encoding="utf-8") as file:
+    assert json.load(file)["next_poi_floors"] == report
   for name in ("with_time", "without_time"):
     for split in ("validation", "test"):
       values = [report[name][split][f"acc@{k}"] for k in (1, 5, 10)]
