@@ -119,3 +119,13 @@ def test_lists_longer_than_the_candidates_end_in_empty_slots():
     system = kind(*([world] if kind is oracle.Oracle else []), world.poi_creatives, 3)
     items = system.allocate(world.columns, systems.truthful(world.columns)).items[:, 0]
     assert (items[:, 2] == -1).all() and (np.sort(items[:, :2]) == [0, 1]).all()
+
+
+def test_popularity_merges_ads_into_the_organic_order():
+  popularity, creatives = np.array([1.0, 5, 3, 4, 2]), np.arange(10).reshape(5, 2)
+  batch = {"candidates": np.array([[0, 1, 2, 3, 4, -1]]), "is_ad": np.array([[False, False, True, True, True, False]])}
+  for weight, expected in ((1.0, [3, 2, 4, 0]), (2.5, [3, 2, 0, 1]), (9.0, [0, 1, 3, 2])):
+    system = oracle.PopularityFloor(popularity, creatives, 4, organic_weight=weight)
+    slate = system.allocate(batch, np.ones((1, 2, 6)))
+    np.testing.assert_array_equal(slate.items, [[expected, expected]])
+    np.testing.assert_array_equal(slate.creatives, 2 * slate.items)

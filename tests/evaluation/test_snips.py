@@ -71,3 +71,13 @@ def test_logs_can_object_to_a_choice():
   assert snips.cross_checked_choice({"a": (2.0, unknown), "b": (1.0, good)})["agrees"] is None
   with pytest.raises(ValueError, match="empty"):
     snips.cross_checked_choice({})
+
+
+def test_rarely_logged_items_count_as_much_as_common_ones():
+  logs, rate = logs_of(6, items=4, noise=0.7)
+  common, rare = np.argsort(-np.bincount(logs["shown_item"][:, 0], minlength=4))[[0, 2]]
+  rows = np.arange(len(logs["click"])) // 2 % 2  # half of the requests would show each, explored or not
+  items = np.stack([np.where(rows, rare, common), np.full(rows.size, -1)], 1)
+  found = snips.snips(logs, items, items * 10, logs["click"])
+  assert found.value == pytest.approx((rate[common, 0] + rate[rare, 0]) / 2, abs=4 * found.standard_error)
+  assert abs(rate[common, 0] - rate[rare, 0]) / 2 > 5 * found.standard_error  # so that weights matter
