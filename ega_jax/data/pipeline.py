@@ -5,8 +5,11 @@ several train on the same examples in the same order. Rows are drawn and read a 
 position, reads ahead and resumes.
 """
 
+import dataclasses
 import functools
 import os
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -133,17 +136,23 @@ def read_catalog(directory) -> Catalog:
   path = os.path.join(directory, "catalog.npz")
   if not os.path.isfile(path):
     raise ValueError(f"{path}: no such file")
-  try:
-    with np.load(path, allow_pickle=False) as arrays:
-      return Catalog(**{name: arrays[name] for name in arrays.files})
-  except (ValueError, EOFError, OSError, TypeError) as error:
-    raise ValueError(f"{path}: not a catalogue, or truncated ({error})") from error
+  arrays = _load(path)
+  names = {field.name for field in dataclasses.fields(Catalog)}
+  if set(arrays) != names:
+    raise ValueError(f"{path}: has {sorted(arrays)}, a catalogue has {sorted(names)}")
+  return Catalog(**arrays)
 
 
 def read_next_poi(directory, split) -> dict[str, np.ndarray] | None:
   """Returns the public next-POI windows of "validation" or "test" as request columns, None if the source had none."""
   path = os.path.join(directory, f"next_poi_{split}.npz")
-  if not os.path.isfile(path):
-    return None
-  with np.load(path, allow_pickle=False) as arrays:
-    return dict(arrays)
+  return _load(path) if os.path.isfile(path) else None
+
+
+def _load(path):
+  """Returns the arrays of a .npz file. Raises ValueError when it is damaged or foreign."""
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      return dict(arrays)
+  except (ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    raise ValueError(f"{path}: not an .npz file, or truncated ({error})") from error

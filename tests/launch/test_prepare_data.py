@@ -123,6 +123,19 @@ def test_an_unfinished_folder_is_written_again_and_a_foreign_one_left_alone(tmp_
   assert (output / "thesis.tex").read_text() == "years of work" and (output / "schema.json").exists()
 
 
+def test_damaged_catalogues_are_refused(prepared_city, tmp_path):
+  with open(os.path.join(prepared_city, "catalog.npz"), "rb") as file:
+    good = file.read()
+  path = tmp_path / "catalog.npz"
+  for bad in (good[: len(good) // 2], b"foreign", b""):
+    path.write_bytes(bad)
+    with pytest.raises(ValueError, match="catalog.npz: not an .npz file, or truncated"):
+      pipeline.read_catalog(str(tmp_path))
+  np.savez(path, poi_place=np.zeros((2, 2)))
+  with pytest.raises(ValueError, match=r"catalog.npz: has \['poi_place'\], a catalogue has"):
+    pipeline.read_catalog(str(tmp_path))
+
+
 @pytest.mark.parametrize(
   ("settings", "message"),
   [
