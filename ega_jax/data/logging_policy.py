@@ -19,8 +19,12 @@ def predicted_ctr(feature):
 
 
 def recalled_ads(feature, is_ad, count):
-  """Returns bool[n, C]: the `count` ads of each request that are best by own visits, distance and popularity."""
-  score = 0.5 * np.log1p(feature["own"]) - 0.6 * np.log1p(feature["distance"]) + 0.3 * feature["popular"]
+  """Returns bool[n, C]: the `count` ads of each request that are best by own visits, distance and popularity.
+
+  Bids do not enter recall, as in the cascades that the papers compare with.
+  """
+  score = 0.5 * np.log1p(feature["own"]) - 0.6 * np.log1p(feature["distance"]) + 0.2 * feature["popular"]
+  score += 1.2 * feature["taste"]
   score = np.where(is_ad, score, -np.inf)
   if count < score.shape[1]:
     score = np.where(score >= np.partition(score, -count, 1)[:, -count, None], score, -np.inf)
@@ -80,7 +84,9 @@ def explored_lists(weight, num_organic, length, uniform):
 
 
 def gsp_payments(ad_score, pctr, items, is_ad, bid, reserve):
-  """Returns f32[n, K]: score of the next-ranked ad / own pCTR, per click, at least the reserve, at most the bid.
+  """Returns f32[n, K]: score of the runner-up / own pCTR, per click, at least the reserve, at most the bid.
+
+  The runner-up is the next lower score of the list; for its lowest ad, of all ads that compete. Organic items pay 0.
 
   Args:
     ad_score: f[n, C] bid * pCTR of the ads that compete, -inf elsewhere.
@@ -88,12 +94,13 @@ def gsp_payments(ad_score, pctr, items, is_ad, bid, reserve):
     items: i32[n, K].
     reserve: least price per click.
   """
-  ranked = np.sort(ad_score, 1)
   row = np.arange(len(items))[:, None]
-  own = (bid * pctr)[row, items]
-  below = np.stack([np.searchsorted(r, s, side="left") for r, s in zip(ranked, own, strict=True)]) - 1
-  following = np.where(below >= 0, np.take_along_axis(ranked, np.maximum(below, 0), 1), 0)
-  price = np.maximum(np.maximum(following, 0) / pctr[row, items], reserve)
+  own = np.where(is_ad[row, items], (bid * pctr)[row, items], np.inf)  # organic scores are below nobody's
+  lower = np.where(own[:, None, :] < own[:, :, None], own[:, None, :], 0).max(-1)
+  lowest = own.min(1, keepdims=True)
+  outside = np.where(ad_score < lowest, ad_score, 0).max(1, keepdims=True)
+  runner_up = np.where(own == lowest, np.maximum(outside, 0), lower)
+  price = np.maximum(runner_up / pctr[row, items], reserve)
   return np.where(is_ad[row, items], np.minimum(price, bid[row, items]), 0).astype(np.float32)
 
 
@@ -106,10 +113,13 @@ def _fit_weight(share_of, target):
   return float(np.sqrt(low * high))
 
 
-def fit_organic_weights(requests, pctr, recalled, config, seed):
-  """Returns (deterministic, exploration) organic weights that give the logs the configured mean ad share."""
+def fit_organic_weights(requests, pctr, recalled, config, seed, training):
+  """Returns (deterministic, exploration) organic weights that give the configured mean ad share.
+
+  They are fitted on a sample of the first `training` requests, those before the cut.
+  """
   rng = market_config.stream(seed, "policy_weights")
-  rows = rng.permutation(len(pctr))[:CALIBRATION_ROWS]
+  rows = rng.permutation(training)[:CALIBRATION_ROWS]
   is_ad, score = requests["is_ad"][rows], requests["bid"][rows] * pctr[rows]
   cascade = np.where(recalled[rows], score, -np.inf)
   organic = pctr[rows][:, : config.num_organic]

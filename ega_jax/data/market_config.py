@@ -15,11 +15,11 @@ START_MINUTE = 22_232_160  # Monday 2012-04-09 00:00, minutes since 1970-01-01: 
 class ClickModel:
   """Weights of the click model (our decision), in logits unless said otherwise; biases are calibrated per world."""
 
-  interest: float = 0.55
-  habit: float = 0.50  # per log(1 + visits of the pair), visits capped at HABIT_CAP
+  interest: float = 0.50
+  habit: float = 0.45  # per log(1 + visits of the pair), visits capped at HABIT_CAP
   hour: float = 0.40
   distance: float = 0.50  # per log(1 + km)
-  quality: float = 0.35
+  quality: float = 0.30
   price: float = 0.25
   residual: float = 0.30  # standard deviation of a (user, POI) term that no feature explains
   creative: float = 0.30  # creative match inside the POI attraction
@@ -63,7 +63,7 @@ class WorldConfig:
   level_log_sd: float = 1.09  # log-sd of the advertisers' levels m_i; iPinYou's campaigns: .84, 1.04, 1.09
   value_sigma: float = 0.6  # sigma_n of the lognormal values
   reserve: float = 0.05  # least price per click, in units of the median value
-  recall: int = 40  # ads that the cascade ranks
+  recall: int = 70  # ads that the cascade ranks
   exploration: float = 0.2  # share of requests with explored lists
   exploration_power: float = 1.5  # Plackett-Luce weights are score ** power
   ad_share: float = 0.3
@@ -110,7 +110,7 @@ LARGE = WorldConfig(
   num_clusters=40,
   city_km=30.0,
   radius_km=15.0,
-  recall=100,
+  recall=150,
 )
 NEW_YORK = WorldConfig(num_parents=10, radius_km=12.0)
 PRESETS = {"tiny": TINY, "small": SMALL, "large": LARGE, "new_york": NEW_YORK}

@@ -71,9 +71,12 @@ def over_checkins(checkins, config, seed, cut_time):
 
 def _assemble(latents, behaviour, config, seed, cut_time, settled):
   requests = _request_contexts(latents, behaviour, config, seed, settled)
-  requests, pctr, recalled = _add_candidates(requests, latents, behaviour, config, seed)
+  training = int((requests["time"] < cut_time).sum())
+  if not training:
+    raise ValueError(f"cut_time = {cut_time}, allowed: after the first request, {requests['time'][0]}")
+  requests, pctr, recalled = _add_candidates(requests, latents, behaviour, config, seed, training)
   catalog = _catalog(latents, behaviour, cut_time, seed)
-  weights = logging_policy.fit_organic_weights(requests, pctr, recalled, config, seed)
+  weights = logging_policy.fit_organic_weights(requests, pctr, recalled, config, seed, training)
   lists = logging_policy.choose_lists(requests, pctr, recalled, weights, config, seed)
   world = _world(latents, behaviour, requests, config, seed)
   world = _calibrate(world, lists, logging_policy.first_creatives(requests, lists, catalog), config, seed)
@@ -142,8 +145,11 @@ def _value_location(feature, level, config):
   return level + index - config.value_sigma**2 / 2
 
 
-def _add_candidates(requests, latents, behaviour, config, seed):
-  """Returns (requests with candidates, is_ad, bid, value_mu; pCTR f32[n, C]; recalled bool[n, C])."""
+def _add_candidates(requests, latents, behaviour, config, seed, training):
+  """Returns (requests with candidates, is_ad, bid, value_mu; pCTR f32[n, C]; recalled bool[n, C]).
+
+  Money is scaled so that the median value in the first `training` requests is 1.
+  """
   others = int((~latents.advertises).sum())
   if config.num_organic > others:
     raise ValueError(f"num_organic = {config.num_organic}, allowed: at most {others}, the POIs that never advertise")
@@ -167,10 +173,11 @@ def _add_candidates(requests, latents, behaviour, config, seed):
     mu[part] = np.where(is_ad, _value_location(feature, latents.level[found], config), 0)
     bid[part] = mu[part] + config.value_sigma * value_rng.standard_normal(found.shape, np.float32)
   is_ad = (candidates >= 0) & (np.arange(width) >= config.num_organic)
-  sample = slice(None, None, max(1, n // 4000))
-  scale = np.median(bid[sample][is_ad[sample]])  # of log values: the median value becomes 1
+  sample = slice(0, training, max(1, training // 4000))
+  scale = np.median(bid[sample][is_ad[sample]])  # bid holds log values up to here
   np.subtract(mu, scale, out=mu, where=is_ad)
-  bid = np.where(is_ad, np.exp(bid - scale), np.float32(0))
+  np.exp(np.subtract(bid, scale, out=bid), out=bid)
+  bid[~is_ad] = 0
   return requests | {"candidates": candidates, "is_ad": is_ad, "bid": bid, "value_mu": mu}, pctr, recalled
 
 

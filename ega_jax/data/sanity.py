@@ -152,11 +152,13 @@ def _headroom(market, rows):
   by_click = _welfare(world, rows, _refill(world, rows, items, is_ad, standalone))
   by_both = _welfare(world, rows, _refill(world, rows, items, is_ad, values * standalone))
   popularity = _welfare(world, rows, _refill(world, rows, items, is_ad, market.catalog.poi_popularity[pois]))
+  aware = _welfare(world, rows, _refill(world, rows, items, is_ad, market.catalog.poi_popularity[pois] * values))
   cascade = _welfare(world, rows, items)
   oracle = max(_welfare(world, rows, _oracle(world, rows, items, is_ad, standalone)), by_both)
   return {
     "bid_gain": by_both / by_click - 1,
     "welfare_popularity": popularity,
+    "welfare_popularity_and_bid": aware,
     "welfare_cascade": cascade,
     "welfare_oracle": oracle,
     "oracle_over_popularity": oracle / popularity,

@@ -43,6 +43,10 @@ def test_gsp_charges_the_next_score_over_the_own_ctr():
   items = np.array([[2, 0, 1, 3]], np.int32)
   price = logging_policy.gsp_payments(score, pctr, items, is_ad, bid, 0.3)
   np.testing.assert_allclose(price, [[0.4 / 0.2, 0, 0.1 / 0.1, 0.3]], rtol=1e-6)
+  price = logging_policy.gsp_payments(score, pctr, items[:, [0, 1, 3]], is_ad, bid, 0.3)
+  np.testing.assert_allclose(price, [[0.1 / 0.2, 0, 0.3]], rtol=1e-6)  # ad 1 is not in the list
+  price = logging_policy.gsp_payments(score, pctr, items[:, :2], is_ad, bid, 0.3)
+  np.testing.assert_allclose(price, [[0.4 / 0.2, 0]], rtol=1e-6)  # the lowest of the list pays the next outside
 
 
 def test_payments_lie_between_zero_and_the_bid(market):
@@ -97,8 +101,9 @@ def test_labels_are_nested(market):
 
 
 def test_recall_keeps_the_best():
-  """By .5 log(1 + own) - .6 log(1 + km): -.416, -.486, -.659; the last is no ad."""
+  """By .5 log(1 + own) - .6 log(1 + km) at equal tastes: -.416, -.486, -.659; the last is no ad."""
   feature = {"own": np.array([[0, 5.0, 0, 0]]), "distance": np.array([[1, 9.0, 2, 0]]), "popular": np.zeros([1, 4])}
+  feature["taste"] = feature["popular"]
   kept = logging_policy.recalled_ads(feature, np.array([[True, True, True, False]]), 2)
   np.testing.assert_array_equal(kept, [[True, True, False, False]])
 
