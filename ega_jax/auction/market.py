@@ -166,5 +166,6 @@ def click_probabilities(market, lists, *, externalities=True):
 
 
 def sample_values(market, rng, num_samples):
-  """Returns independent values per click f64[num_samples, N]."""
-  return np.stack([one.sample(rng, num_samples) for one in market.distributions], axis=-1)
+  """Returns independent values per click f64[num_samples, N], the same however the draws are cut into calls."""
+  share = rng.uniform(size=(num_samples, market.num_ads))
+  return values_lib.per_ad(lambda distribution, column: distribution.quantile(column), market.distributions, share)

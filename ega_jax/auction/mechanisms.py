@@ -13,6 +13,7 @@ import numpy as np
 
 from ega_jax import types
 from ega_jax.auction import allocation, envelope, values
+from ega_jax.auction import market as market_lib
 from ega_jax.auction.regret import CounterfactualTable
 
 _CHUNK = 1_000_000  # numbers of an intermediate [rows, lists] array
@@ -41,12 +42,19 @@ class Maximiser:
     virtual: one transform per ad: `Identity()` or a value distribution.
     offset: f64[..., L] or None, the part of the score that no bid moves.
     clicks: theta under which the outcome is reported, where it is not the one that choice and payment believe.
+    lists: i[..., L, K], the ads of each list in slot order, -1 padded; only for `shown_lists`.
   """
 
   theta: Any
   virtual: tuple
   offset: Any = None
   clicks: Any = None
+  lists: Any = None
+
+  def shown_lists(self, bids):
+    """Returns i[..., K]: the ads of the shown list in slot order, -1 padded."""
+    phi = values.virtual_values(self.virtual, bids)
+    return self.lists[allocation.list_scores(self.theta, phi, self.offset).argmax(-1)]
 
   def __call__(self, bids):
     bids = np.asarray(bids, np.float64)
@@ -144,20 +152,20 @@ def _in_chunks(function, rows, width):
   return tuple(np.concatenate(leaf) for leaf in zip(*parts, strict=True))
 
 
-def vcg(theta, *, offset=None):
+def vcg(theta, *, offset=None, lists=None):
   """Returns VCG over the lists theta f[..., L, N]: the pivot is "bid_i := 0, all lists allowed".
 
   Over all ordered lists it is VCG; over lists generated without looking at bids it is `vcg_range`, exactly truthful too
   (EGA Section 9, our decision): P_i = max_A score(A; b_i = 0) - (score(A*) - b_i theta_i(A*)).
   """
   theta = np.asarray(theta, np.float64)
-  return Maximiser(theta, (Identity(),) * theta.shape[-1], offset)
+  return Maximiser(theta, (Identity(),) * theta.shape[-1], offset, lists=lists)
 
 
 vcg_range = vcg
 
 
-def myerson(theta, distributions, *, offset=None, clicks=None):
+def myerson(theta, distributions, *, offset=None, clicks=None, lists=None):
   """Returns the revenue-optimal truthful mechanism over the lists theta f[..., L, N] (ironed where needed).
 
   Args:
@@ -165,46 +173,63 @@ def myerson(theta, distributions, *, offset=None, clicks=None):
     distributions: one value distribution per ad.
     offset: f[..., L] or None.
     clicks: true theta, where `theta` is only what choice and payment believe (separable_myerson).
+    lists: i[L, K], for `shown_lists`.
   """
   clicks = None if clicks is None else np.asarray(clicks, np.float64)
-  return Maximiser(np.asarray(theta, np.float64), tuple(distributions), offset, clicks)
+  return Maximiser(np.asarray(theta, np.float64), tuple(distributions), offset, clicks, lists)
 
 
-def first_price(theta, *, offset=None):
+def first_price(theta, *, offset=None, lists=None):
   """Returns the welfare-maximising list at the bids, every shown ad paying its bid."""
   theta = np.asarray(theta, np.float64)
-  return FirstPrice(theta, (Identity(),) * theta.shape[-1], offset)
+  return FirstPrice(theta, (Identity(),) * theta.shape[-1], offset, lists=lists)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GeneralisedSecondPrice:
+  """Rank by quality * bid; pay next's quality * bid / own quality, at least the reserve and at most the bid.
+
+  Attributes:
+    quality: f64[N], > 0 for ads that can be shown.
+    slots: K.
+    click_probability: function of lists i[P, K] (ads in slot order, -1 padded) -> f[P, N].
+    reserve: f64[N], per click; ads below theirs do not take part.
+  """
+
+  quality: Any
+  slots: int
+  click_probability: Any
+  reserve: Any
+
+  def _ranked(self, bids):
+    """Returns i[..., K + 1]: who is shown, and who is next."""
+    eligible = (bids >= self.reserve) & (self.quality > 0)
+    return allocation.ranked_lists(bids * self.quality, self.slots + 1, eligible)
+
+  def shown_lists(self, bids):
+    """Returns i[..., K]: the ads of the shown list in slot order, -1 padded."""
+    return self._ranked(np.asarray(bids, np.float64))[..., : self.slots]
+
+  def __call__(self, bids):
+    bids = np.asarray(bids, np.float64)
+    flat = bids.reshape(-1, bids.shape[-1])
+    ranked = self._ranked(flat)
+    score = np.where(ranked >= 0, np.take_along_axis(flat * self.quality, np.maximum(ranked, 0), -1), 0.0)
+    ads, shown = np.maximum(ranked[:, : self.slots], 0), ranked[:, : self.slots] >= 0
+    own = np.where(shown, self.quality[ads], 1.0)
+    each = np.minimum(np.maximum(score[:, 1:] / own, self.reserve[ads]), np.take_along_axis(flat, ads, -1))
+    price = np.zeros(flat.shape)
+    np.add.at(price, (np.arange(len(flat))[:, None], ads), np.where(shown, each, 0.0))
+    x = self.click_probability(ranked[:, : self.slots])
+    price = np.where(x > 0, price, 0.0)
+    return types.Outcome(click_probability=x.reshape(bids.shape), price=price.reshape(bids.shape))
 
 
 def gsp(quality, slots, click_probability, *, reserve=0.0):
-  """Returns the generalised second-price auction: rank by quality * bid; pay next's quality * bid / own quality.
-
-  The price is at least the reserve and at most the bid; ads below their reserve do not take part.
-
-  Args:
-    quality: f[N], > 0 for ads that can be shown.
-    slots: K.
-    click_probability: function of lists i[P, K] (ads in slot order, -1 padded) -> f[P, N].
-    reserve: f[] or f[N], per click.
-  """
+  """Returns the generalised second-price auction with a reserve f[] or f[N] (`GeneralisedSecondPrice`)."""
   quality = np.asarray(quality, np.float64)
   reserve = np.broadcast_to(np.asarray(reserve, np.float64), quality.shape)
-
-  def mechanism(bids):
-    bids = np.asarray(bids, np.float64)
-    flat = bids.reshape(-1, bids.shape[-1])
-    eligible = (flat >= reserve) & (quality > 0)
-    ranked = allocation.ranked_lists(flat * quality, slots + 1, eligible)
-    score = np.where(ranked >= 0, np.take_along_axis(flat * quality, np.maximum(ranked, 0), -1), 0.0)
-    ads, shown = np.maximum(ranked[:, :slots], 0), ranked[:, :slots] >= 0
-    own = np.where(shown, quality[ads], 1.0)
-    each = np.clip(score[:, 1:] / own, reserve[ads], np.take_along_axis(flat, ads, -1))
-    price = np.zeros(flat.shape)
-    np.add.at(price, (np.arange(len(flat))[:, None], ads), np.where(shown, each, 0.0))
-    x = click_probability(ranked[:, :slots])
-    return types.Outcome(click_probability=x.reshape(bids.shape), price=price.reshape(bids.shape))
-
-  return mechanism
+  return GeneralisedSecondPrice(quality, slots, click_probability, reserve)
 
 
 def myerson_reserves(distributions):
@@ -243,29 +268,30 @@ def with_price(allocate, price):
   return mechanism
 
 
-def on_market(market, theta, *, reserve=0.0, range_rows=None):
-  """Returns name -> mechanism factory (no arguments) for a Market whose ordered lists have theta f[L, N].
+NAMES = ("myerson", "vcg", "vcg_range", "gsp", "gsp_reserve", "first_price", "separable_myerson")
+
+
+def on_market(market, *, reserve=None, range_size=32):
+  """Returns name -> mechanism factory (no arguments), for every name of NAMES, over a Market's ordered lists.
 
   Args:
     market: `market.Market`.
-    theta: f[L, N] of `market.click_probabilities`.
-    reserve: of gsp.
-    range_rows: i[...], the lists of vcg_range (`allocation.range_of`).
+    reserve: of gsp (None: 0) and, where given, of gsp_reserve in place of each ad's Myerson reserve.
+    range_size: full-length lists in vcg_range, besides the empty one.
   """
-  from ega_jax.auction import market as market_lib
-
-  blind = lambda: market_lib.click_probabilities(
-    market, market_lib.ordered_lists(market.num_ads, market.slots), externalities=False
-  )
+  lists = market_lib.ordered_lists(market.num_ads, market.slots)
+  theta = market_lib.click_probabilities(market, lists)
+  rows = allocation.range_of(theta, range_size)
   clicks = functools.partial(market_lib.click_probabilities, market)
-  rows = allocation.range_of(theta, 32) if range_rows is None else range_rows
   ranked = functools.partial(gsp, market.quality, market.slots, clicks)
+  own_reserve = lambda: myerson_reserves(market.distributions) if reserve is None else reserve
+  believed = lambda: clicks(lists, externalities=False)
   return {
-    "myerson": lambda: myerson(theta, market.distributions),
-    "vcg": lambda: vcg(theta),
-    "vcg_range": lambda: vcg(theta[rows]),
-    "gsp": lambda: ranked(reserve=reserve),
-    "gsp_reserve": lambda: ranked(reserve=np.maximum(reserve, myerson_reserves(market.distributions))),
-    "first_price": lambda: first_price(theta),
-    "separable_myerson": lambda: myerson(blind(), market.distributions, clicks=theta),
+    "myerson": lambda: myerson(theta, market.distributions, lists=lists),
+    "vcg": lambda: vcg(theta, lists=lists),
+    "vcg_range": lambda: vcg_range(theta[rows], lists=lists[rows]),
+    "gsp": lambda: ranked(reserve=reserve or 0.0),
+    "gsp_reserve": lambda: ranked(reserve=own_reserve()),
+    "first_price": lambda: first_price(theta, lists=lists),
+    "separable_myerson": lambda: myerson(believed(), market.distributions, clicks=theta, lists=lists),
   }

@@ -274,8 +274,16 @@ def virtual_values(distributions, values, ironed=True):
   return per_ad(lambda distribution, value: distribution.virtual_value(value, ironed), distributions, values)
 
 
-def misreport_grid(distribution, bids, num_points=201):
-  """Returns equal steps f64[num_points] on [0, high], or on [0, max(F^-1(.999), 2 max b)] where F is unbounded."""
-  bounded = isinstance(distribution, Uniform)
-  top = distribution.high if bounded else max(float(distribution.quantile(0.999)), 2 * float(np.max(bids)))
-  return np.linspace(0.0, top, num_points)
+def misreport_grid(distribution, top_bid, num_points=201):
+  """Returns equal steps f64[..., num_points] on [0, high], or on [0, max(F^-1(.999), 2 max b)] where F is unbounded.
+
+  Args:
+    distribution: the misreporting ad's value distribution.
+    top_bid: f[...], the highest bid of each profile.
+    num_points: with both ends.
+  """
+  if isinstance(distribution, Uniform):
+    top = np.full(np.shape(top_bid), distribution.high)
+  else:
+    top = np.maximum(distribution.quantile(0.999), 2 * np.asarray(top_bid, np.float64))
+  return top[..., None] * np.linspace(0.0, 1.0, num_points)

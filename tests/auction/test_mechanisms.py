@@ -90,7 +90,7 @@ def test_an_ad_with_negative_virtual_value_is_kept():
 def test_payments_equal_integrals_of_brute_force(name, values_spec):
   spec = externality_spec(values_spec=values_spec)
   market, theta = build(spec)
-  mechanism = mechanisms.on_market(market, theta)[name]()
+  mechanism = mechanisms.on_market(market)[name]()
   for bids in market_lib.sample_values(market, np.random.default_rng(1), 3):
     phi = lambda b: [float(d.virtual_value(x)) for d, x in zip(market.distributions, b, strict=True)]
     weight = phi if name == "myerson" else list
@@ -193,7 +193,7 @@ def test_sweep_equals_rerunning_the_mechanism(clicks):
 def test_gsp_by_hand_with_reserve():
   spec = {"slots": 2, "quality": [0.5, 0.4, 0.2], "position": [1.0, 0.5], "values": UNIFORM}
   market, theta = build(spec)
-  run = lambda reserve, bids: mechanisms.on_market(market, theta, reserve=reserve)["gsp"]()(np.array(bids))
+  run = lambda reserve, bids: mechanisms.on_market(market, reserve=reserve)["gsp"]()(np.array(bids))
   outcome = run(0.0, [0.6, 0.9, 0.5])  # scores .30 .36 .10
   np.testing.assert_allclose(outcome.price, [0.10 / 0.5, 0.30 / 0.4, 0.0])
   np.testing.assert_allclose(outcome.click_probability, [0.5 * 0.5, 0.4, 0.0])
@@ -238,7 +238,7 @@ def test_myerson_revenue_is_the_bound_and_beats_vcg():
   value = market_lib.sample_values(market, np.random.default_rng(0), 4000)
   totals = {
     name: metrics.outcome_totals(make()(value), value, market.distributions)
-    for name, make in mechanisms.on_market(market, theta).items()
+    for name, make in mechanisms.on_market(market).items()
   }
   bound = (values.virtual_values(market.distributions, value) @ theta.T).max(-1)
   np.testing.assert_allclose(totals["myerson"]["virtual_surplus"], bound, atol=1e-12)

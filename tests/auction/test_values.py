@@ -66,7 +66,8 @@ def test_below_the_support_is_minus_infinity():
 
 
 def test_misreport_grid():
-  uniform = values.misreport_grid(values.Uniform(2.0, 3.0), np.array([2.5]))
-  assert len(uniform) == 201 and uniform[0] == 0 and uniform[-1] == 3.0
-  assert values.misreport_grid(values.Exponential(1.0), np.array([1.0]))[-1] == pytest.approx(np.log(1000))
-  assert values.misreport_grid(values.Exponential(1.0), np.array([50.0]))[-1] == 100.0
+  uniform = values.misreport_grid(values.Uniform(2.0, 3.0), np.array([2.5, 9.0]))
+  assert uniform.shape == (2, 201) and (uniform[:, 0] == 0).all() and (uniform[:, -1] == 3.0).all()
+  exponential = values.misreport_grid(values.Exponential(1.0), np.array([1.0, 50.0]))
+  np.testing.assert_allclose(exponential[:, -1], [np.log(1000), 100.0])
+  np.testing.assert_allclose(np.diff(exponential[1]), 0.5)

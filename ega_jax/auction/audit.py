@@ -1,0 +1,103 @@
+"""One mechanism on one market: every figure of revenue, welfare, truthfulness and participation. numpy, float64.
+
+Memory is bounded by chunks, not by the number of samples. Regret, curves and the payment identity are measured on the
+first profiles of the same draws.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+
+import numpy as np
+
+from ega_jax import types
+from ega_jax.auction import metrics, values
+from ega_jax.auction import regret as regret_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """How much is measured."""
+
+  regret_profiles: int = 2000  # profiles with regret on the whole grid, Psi and i-SIC
+  grid_points: int = 201
+  identity_profiles: int = 200  # profiles with the payment identity, its integral refined at jumps
+  chunk: int = 10_000  # profiles per call of the mechanism
+  block: int = 50  # profiles whose curves are swept together
+
+
+def audit(mechanism, distributions, sample, num_samples, sizes=None):
+  """Returns a dict of figures of a mechanism under truthful bids; means are per auction, regret is per ad.
+
+  Args:
+    mechanism: function of bids f[..., N] -> types.Outcome.
+    distributions: one value distribution per ad.
+    sample: function of a count -> values f[count, N]; called again and again for the next draws.
+    num_samples: how many profiles.
+    sizes: Sizes; None: the defaults.
+  """
+  sizes = sizes or Sizes()
+  first, totals, checks = [], [], []
+  for start in range(0, num_samples, sizes.chunk):
+    drawn = sample(min(sizes.chunk, num_samples - start))
+    outcome = mechanism(drawn)
+    totals.append(metrics.outcome_totals(outcome, drawn, distributions))
+    checks.append(metrics.participation(outcome, drawn))
+    if start < sizes.regret_profiles:
+      first.append(drawn)
+  joined = {name: np.concatenate([part[name] for part in totals]) for name in totals[0]}
+  audited = np.concatenate(first)[: sizes.regret_profiles]
+  return {
+    **{name: float(total.mean()) for name, total in joined.items()},
+    "revenue_stderr": metrics.standard_error(joined["revenue"]),
+    # Paired per profile: what an incentive-compatible mechanism may earn above its virtual surplus is noise.
+    "revenue_minus_virtual_surplus": float((joined["revenue"] - joined["virtual_surplus"]).mean()),
+    "revenue_minus_virtual_surplus_stderr": metrics.standard_error(joined["revenue"] - joined["virtual_surplus"]),
+    **truthfulness(mechanism, distributions, audited, sizes),
+    "min_payment": min(check["min_payment"] for check in checks),
+    "min_slack": min(check["min_slack"] for check in checks),
+    "ir_violations": sum(check["ir_violations"] for check in checks),
+  }
+
+
+def truthfulness(mechanism, distributions, profiles, sizes=None):
+  """Returns regret, Psi, non-monotone share, payment identity and i-SIC of truthful bidding on profiles f[B, N]."""
+  sizes = sizes or Sizes()
+  blocks = [profiles[start : start + sizes.block] for start in range(0, len(profiles), sizes.block)]
+
+  def sweep(block):
+    grids = [values.misreport_grid(one, block.max(-1), sizes.grid_points) for one in distributions]
+    return metrics.regret_and_curves(mechanism, block, np.stack(grids, axis=1))
+
+  swept = _in_threads(sweep, blocks)
+  fields = [field.name for field in dataclasses.fields(regret_lib.Regret)]
+  lost = regret_lib.Regret(**{name: np.concatenate([getattr(one, name) for one, _ in swept]) for name in fields})
+  identity = [block[: sizes.identity_profiles] for block in blocks[: -(-sizes.identity_profiles // sizes.block)]]
+  residual = np.concatenate(_in_threads(lambda block: metrics.payment_identity_residual(mechanism, block), identity))
+  literal, ratio = metrics.psi(mechanism, profiles)
+  return {
+    **regret_lib.summarise_regret(lost),
+    "psi": literal,
+    "psi_ratio": ratio,
+    "non_monotone": float(np.concatenate([falling for _, falling in swept]).mean()),
+    "payment_identity_residual": float(residual[: sizes.identity_profiles].mean()),
+    "i_sic": metrics.i_sic(mechanism, profiles),
+  }
+
+
+def _in_threads(function, items):
+  """Returns [function(item)]; numpy leaves the interpreter lock, so that every core has a block to work on."""
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    return list(pool.map(function, items))
+
+
+def outcome_of_profile(mechanism, bids):
+  """Returns {"list", "click_probability", "expected_payments", "prices_per_click"} of one profile f[N], as lists."""
+  outcome: types.Outcome = mechanism(bids[None])
+  x, price = outcome.click_probability[0], outcome.price[0]
+  return {
+    "list": [int(ad) for ad in mechanism.shown_lists(bids[None])[0] if ad >= 0],
+    "click_probability": x.tolist(),
+    "expected_payments": (x * price).tolist(),
+    "prices_per_click": price.tolist(),
+  }
