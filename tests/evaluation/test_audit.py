@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ega_jax import types
+from ega_jax.auction import equilibrium as auction_equilibrium
 from ega_jax.auction import metrics
 from ega_jax.evaluation import audit, equilibrium, market, payments, systems
 from tests import oracles_evaluation as toy
@@ -198,6 +199,22 @@ def test_equilibrium_of_first_price_shades():
     assert 0.3 <= found.multiplier < 0.8
 
 
+def test_equilibrium_revenue_is_reported_at_its_shading(monkeypatch):
+  world = toy.ToyWorld(num_requests=40)
+  system = toy.RankByBid(world, organic_weight=0.0)  # only ads: a common factor moves no list
+  truthful = market.summarise(systems.evaluate_system(system, payments.FirstPrice(), world.columns, world))
+
+  def run(converged):
+    found = auction_equilibrium.ShadingEquilibrium(0.6 if converged else None, 0.002, 3, converged, (1.0, 0.6))
+    monkeypatch.setattr(equilibrium, "shading_equilibrium", lambda *_: found)
+    return equilibrium.equilibrium_figures(system, payments.FirstPrice(), None, world.columns, world)
+
+  figures = run(True)
+  assert figures["shading"] == 0.6 and figures["residual_gain"] == 0.002
+  assert figures["true/rpm_equilibrium"] == pytest.approx(0.6 * truthful["true/rpm"], rel=1e-5)
+  assert run(False)["true/rpm_equilibrium"] == run(False)["shading"] == "none"
+
+
 def test_deviation_utility_by_a_loop():
   world = toy.ToyWorld(num_requests=5)
   system = toy.RankByBid(world)
@@ -220,3 +237,30 @@ def test_deviation_utility_by_a_loop():
         total.append((value - multiplier * value) * (poi * (slate.items == ad)).sum())
     expected.append(np.mean(total))
   np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+class HighestBid:
+  """One slot for the highest bid, at click probability .2."""
+
+  name = "highest_bid"
+
+  def allocate(self, batch, bids):
+    items = np.asarray(bids).argmax(-1)[..., None].astype(np.int32)
+    return types.Slate(items, np.zeros_like(items), np.full(items.shape, 0.2))
+
+
+def test_first_price_between_two_uniform_bidders_shades_to_one_half():
+  # The Bayes-Nash equilibrium is v / 2 (Vickrey 1961); an ad moves only for a gain of 1%, so g stops by .55.
+  rng = np.random.default_rng(0)
+  count = 2000
+  columns = {
+    "row": np.arange(count), "user": np.arange(count), "candidates": np.tile([0, 1], (count, 1)),
+    "is_ad": np.ones((count, 2), bool), "bid": rng.random((count, 2)).astype(np.float32),
+    "value_mu": np.full((count, 2), -1.0, np.float32),
+  }  # fmt: skip
+  options = equilibrium.EquilibriumOptions(num_requests=count, num_deviators=2, requests_per_call=500)
+  found = equilibrium.shading_equilibrium(HighestBid(), payments.FirstPrice(), columns, options=options)
+  assert found.converged and 0.45 <= found.multiplier <= 0.58
+  second_price = payments.slot_threshold(HighestBid(), num_nodes=100)
+  found = equilibrium.shading_equilibrium(HighestBid(), second_price, columns, options=options)
+  assert found.converged and found.multiplier == 1.0

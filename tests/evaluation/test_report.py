@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from ega_jax.evaluation import audit, market, payments, ranking, report, systems
+from ega_jax.evaluation import assess, audit, equilibrium, market, payments, ranking, report, systems
 from tests import oracles_evaluation as toy
 
 
@@ -103,3 +103,21 @@ def test_bad_input_is_named(results, tmp_path):
     report.comparison({"a": []}, "nobody")
   with pytest.raises(ValueError, match="number of seeds"):
     report.comparison({"a": [], "b": [{}]}, "a")
+
+
+def test_an_assessment_goes_straight_into_the_report(tmp_path):
+  world = toy.ToyWorld(num_requests=8)
+  affine = toy.AffineMaximiser(world)
+  options = {"auditing": audit.AuditOptions(num_requests=4, num_nodes=11, refinements=1)}
+  options["shading"] = equilibrium.EquilibriumOptions(num_requests=4)
+  vcg = assess.assess(affine, toy.PivotPayment(affine), world.columns, world.columns, world, **options)
+  bare = assess.assess(affine, payments.Free(), None, world.columns, auditing=False, shading=False)
+  assert vcg.figures["shading"] == 1.0 and vcg.figures["audit/model/regret_max"] <= 1e-9
+  assert vcg.figures["true/rpm_equilibrium"] == pytest.approx(market.summarise(vcg.totals)["true/rpm"])
+  assert bare.figures == {} and "true/clicks" not in bare.totals
+  made = report.comparison(
+    {"vcg": [vcg.totals], "bare": [bare.totals]}, "bare", extra={"vcg": [vcg.figures]}, num_resamples=50
+  )
+  made |= {"curves": vcg.curves, "scatter": {"vcg": vcg.scatter}}
+  report.write(made, tmp_path, plot=False)
+  assert "RPM (c)" in report.markdown(report.read(tmp_path / "report.json"))
