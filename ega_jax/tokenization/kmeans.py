@@ -54,10 +54,9 @@ def seed_centroids(key, points, weights, size):
   """Returns f32[size, D] rows of `points` by greedy k-means++ (Arthur & Vassilvitskii 2007).
 
   Every step draws 2 + log(size) rows with probability weight * squared distance to the seeds so far, and keeps the
-  one that lowers the weighted cost most. A row is chosen at most once while rows at a positive distance remain.
+  one that lowers the weighted cost most. A row of weight 0 is not drawn while others are at a positive distance.
   """
   trials = 2 + int(math.log(size))
-  scale = jnp.sum(points**2, -1)
 
   def draw(key, mass):
     total = jnp.cumsum(mass)
@@ -66,18 +65,13 @@ def seed_centroids(key, points, weights, size):
 
   def step(closest, key):
     candidates = draw(key, weights * closest)
-    distance = squared_distances(points, points[candidates])
-    # Rounding leaves about 1e-7 of a row's square as its distance to itself: a seed would be drawn again.
-    distance = jnp.where(distance <= 1e-6 * scale[:, None], 0, distance)
-    reached = jnp.minimum(closest[:, None], distance)
+    reached = jnp.minimum(closest[:, None], squared_distances(points, points[candidates]))
     best = jnp.argmin(weights @ reached)
-    chosen = candidates[best]
-    return reached[:, best].at[chosen].set(0.0), chosen
+    return reached[:, best], candidates[best]
 
   keys = jax.random.split(key, size)
   first = draw(keys[0], weights)[:1]
-  closest = squared_distances(points, points[first])[:, 0].at[first[0]].set(0.0)
-  _, rest = jax.lax.scan(step, closest, keys[1:])
+  _, rest = jax.lax.scan(step, squared_distances(points, points[first])[:, 0], keys[1:])
   return points[jnp.concatenate([first, rest])]
 
 
