@@ -28,6 +28,8 @@ def parse(argv):
     rest = flags.FLAGS([argv[0], *(argument for argument in argv[1:] if not argument.startswith("--config."))])
   except flags.Error as error:
     _refuse(error)
+  if flags.FLAGS["verbosity"].using_default_value:
+    flags.FLAGS.verbosity = logging.WARNING  # orbax tells of every file at INFO
   if len(rest) > 1:
     _refuse(f"argument {rest[1]!r} is unknown; allowed: --flag=value and --config.a.b=value")
   return [argv[0], *overrides]
@@ -39,8 +41,6 @@ def _refuse(error):
 
 
 def _guarded(main, overrides):
-  if flags.FLAGS["verbosity"].using_default_value:
-    logging.set_verbosity(logging.WARNING)  # orbax tells of every file at INFO
   try:
     return main(overrides) or 0
   except (ValueError, FileNotFoundError) as error:

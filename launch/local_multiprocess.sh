@@ -23,7 +23,8 @@ pids=()
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' INT TERM
 trap 'kill -KILL "${pids[@]}" 2>/dev/null || true' EXIT
 for ((i = 0; i < processes; i++)); do
-  command=("$python" -m launch.train "${arguments[@]}" "--coordinator=$address" "--num_processes=$processes" "--process_id=$i")
+  place=("--coordinator=$address" "--num_processes=$processes" "--process_id=$i")
+  command=("$python" -m launch.train "${arguments[@]}" "${place[@]}")
   if [ "$dry" ]; then
     printf '%q ' "${command[@]}"
     echo

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on every host of a Cloud TPU slice: TPU=NAME ZONE=ZONE bash launch/tpu_pod.sh [arguments of launch.train]
-# Run it where gcloud is set up. The package must be at DIRECTORY (default ~/ega_jax) on the hosts, with its .venv; --workdir
-# must be a folder that all hosts share. The hosts find each other: --coordinator=auto. --dry_run prints the command.
+# Run it where gcloud is set up. The package must be at DIRECTORY (default ~/ega_jax) on the hosts, with its .venv;
+# --workdir must be a folder that all hosts share. The hosts find each other: --coordinator=auto. --dry_run only prints.
 set -euo pipefail
 : "${TPU:?set TPU to the name of the TPU slice}" "${ZONE:?set ZONE to its zone}"
 directory=${DIRECTORY:-\~/ega_jax}

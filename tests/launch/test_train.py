@@ -103,14 +103,6 @@ def test_several_processes_on_this_machine_print_their_commands():
   assert call(["bash", SCRIPTS / "local_multiprocess.sh", "none"]).returncode == 2
 
 
-def test_two_processes_started_by_the_script_train(tmp_path):
-  args = ["--stages=regress", "--config.num_steps=4", f"--experiment={TOY}", f"--workdir={tmp_path / 'run'}"]
-  ran = call(["bash", SCRIPTS / "local_multiprocess.sh", "2", *args], ENV | {"PYTHON": sys.executable})
-  assert ran.returncode == 0, ran.stderr
-  assert "regress starts on 2 devices" in ran.stderr
-  assert (tmp_path / "run" / "regress" / "final").is_dir()
-
-
 def test_cluster_scripts_print_their_commands():
   args = ["--experiment=x.py", "--workdir=/shared/a b", "--dry_run"]
   pod = call(["bash", SCRIPTS / "tpu_pod.sh", *args], ENV | {"TPU": "pod", "ZONE": "us-central1-a"})

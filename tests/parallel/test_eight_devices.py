@@ -1,4 +1,4 @@
-"""1 device == 8 devices after 20 steps, in three layouts and moved in between; donation, shardings, one compilation."""
+"""1 device == 8 devices after 20 steps, also when moved in between; donation, shardings, one compilation."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def test_eight_devices_train_as_one(tmp_path):
   ran = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, timeout=200)
   assert ran.returncode == 0
   report = json.loads(ran.stdout.splitlines()[-1])
-  assert set(report["differences"]) == {"eight", "data", "fsdp", "moved"}
+  assert set(report["differences"]) == {"eight", "moved"}
   assert max(report["differences"].values()) < 1e-5
   assert report["param"] == report["moment"] == report["final"] == ["fsdp", "tensor"]
   assert report["batch_shard"] == [8, 8]  # 32 rows over data and fsdp

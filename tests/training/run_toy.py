@@ -21,6 +21,7 @@ import toy_experiment  # noqa: E402
 
 from ega_jax.parallel.mesh import make_mesh  # noqa: E402
 from ega_jax.training import loop  # noqa: E402
+from launch import experiment  # noqa: E402
 
 
 def hashes(finals):
@@ -37,7 +38,8 @@ def hashes(finals):
 def run(workdir, log_every=5, checkpoint_every=4):
   """Returns the toy's final params by stage."""
   config = toy_experiment.get_config()
-  options = loop.Options(log_every=log_every, checkpoint_every=checkpoint_every, config=config.to_dict())
+  config_json = experiment.as_dict(config)
+  options = loop.Options(log_every=log_every, checkpoint_every=checkpoint_every, config=config_json)
   return loop.run(toy_experiment.stages(config, workdir), workdir, make_mesh(), options=options)
 
 

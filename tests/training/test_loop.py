@@ -45,19 +45,32 @@ def test_loss_falls_in_one_compilation_and_the_data_is_followed(tmp_path, monkey
   assert names["regressor/hidden"] == ("embed", "mlp")
 
 
-def test_step_donates_its_state_and_init_spares_the_previous_stage():
+def test_step_donates_its_state():
   _, stage = toy()
   mesh = make_mesh({}, jax.devices()[:1])
-  rng = jax.random.key(0)
-  first = jax.jit(lambda: initial_state(stage, rng, {}).params)()
-  second = dataclasses.replace(stage, init=lambda rng, previous: previous["regress"])
-  state = jax.jit(lambda previous: initial_state(second, rng, previous))({"regress": first})
+  state = initial_state(stage, jax.random.key(0), {})
   shardings = jax.tree.map(lambda leaf: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()), state)
   state = jax.device_put(state, shardings)
   batch = {name: value[:8] for name, value in zip("xy", toy_experiment.rows(), strict=True)}
   following, _ = step.compile_step(stage, mesh, shardings)(state, batch)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((first, following)))
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(following))
+
+
+def test_a_stage_that_trains_on_leaves_the_earlier_stages_params_alone(tmp_path):
+  _, stage = toy(num_steps=2)
+  seen = {}
+  second = dataclasses.replace(
+    stage,
+    name="second",
+    init=lambda rng, previous: previous["regress"],
+    finish=lambda params, previous: seen.update(previous) or params,
+  )
+  finals = run([stage, second], tmp_path)
+  stored, names = load_final(tmp_path / "regress")
+  jax.tree.map(np.testing.assert_array_equal, seen["regress"], stored)
+  assert (finals["second"]["regressor"]["out"] != stored["regressor"]["out"]).all()
+  assert load_final(tmp_path / "second")[1] == names  # axis names are handed on
 
 
 def test_loss_is_divided_once_by_the_weight_and_an_all_masked_batch_changes_nothing():

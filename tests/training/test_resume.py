@@ -12,16 +12,18 @@ import jax
 import numpy as np
 import pytest
 import run_toy
+import toy_experiment
 
+import launch.train
 from ega_jax.training import loop
 
 SCRIPT = Path(run_toy.__file__)
+ENV = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu"}
 
 
 def spawn(*args):
-  env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu"}
   command = [sys.executable, str(SCRIPT), *map(str, args)]
-  return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+  return subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True)
 
 
 def ended(process):
@@ -67,25 +69,24 @@ def test_sigterm_saves_the_step_and_the_same_call_continues(uninterrupted, tmp_p
   assert metrics(tmp_path) == lines
 
 
-def test_two_processes_preempted_and_resumed_equal_one(uninterrupted, tmp_path):
+def test_two_processes_preempted_and_continued_by_the_script_equal_one(uninterrupted, tmp_path):
   finals, _ = uninterrupted
-
-  def both(*args):
-    with socket.socket() as probe:
-      probe.bind(("127.0.0.1", 0))
-      address = f"127.0.0.1:{probe.getsockname()[1]}"
-    common = (tmp_path, f"--coordinator={address}", "--processes=2")
-    processes = [spawn(*common, f"--process={i}", *args[i : i + 1]) for i in (0, 1)]
-    return [ended(process) for process in processes]
-
-  first = both("--term=5")  # one of them is told; both stop at the same step
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{probe.getsockname()[1]}"
+  common = (tmp_path, f"--coordinator={address}", "--processes=2")
+  pair = [spawn(*common, "--process=0", "--term=5"), spawn(*common, "--process=1")]
+  first = [ended(process) for process in pair]  # one of them is told; both stop at the same step
   assert all("was asked to end at step" in result["preempted"] for _, result in first), first
   assert first[0][1] == first[1][1]
   with pytest.raises(ValueError, match="num_processes is 2 there and 1 now"):
     run_toy.run(tmp_path)
-  second = both()
-  assert second[0] == second[1] and second[0][0] == 0
-  # A complete run is read by any number of processes.
-  again = run_toy.run(tmp_path)
+  script = Path(launch.train.__file__).with_name("local_multiprocess.sh")
+  flags = (f"--experiment={toy_experiment.__file__}", f"--workdir={tmp_path}", "--log_every=5", "--checkpoint_every=4")
+  command = ["bash", str(script), "2", *flags]
+  ran = subprocess.run(command, env=ENV | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=200)
+  assert ran.returncode == 0, ran.stderr
+  assert "regress continues at step" in ran.stderr
+  again = run_toy.run(tmp_path)  # a complete run is read by any number of processes
   for one, two in zip(jax.tree.leaves(finals["head"]), jax.tree.leaves(again["head"]), strict=True):
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)
