@@ -39,6 +39,7 @@ class EGAConfig:
   num_layers: int = 2
   num_heads: int = 4
   mlp_width: int = 192
+  decoder_kv_heads: int = 1  # shared by the decoder's query heads: the cache is what beam search moves
   history_items: int = 20
   max_items: int = 10  # longest sequence of POIs that is decoded
   cross_attention: str = "events"  # "events": one memory state per event; "tokens": the paper's, one per code
@@ -71,7 +72,8 @@ def paper(**sizes):
   Widths are not reported; ours are those of a common encoder-decoder of this depth (512, 8 heads of 64, 4 x 512).
   """
   reported = {"num_layers": 3, "poi_vocabulary": 1024, "creative_vocabulary": 1024, "history_items": 256}
-  ours = {"width": 512, "num_heads": 8, "mlp_width": 2048, "cross_attention": "tokens", "prior_width": 64}
+  ours = {"width": 512, "num_heads": 8, "mlp_width": 2048, "decoder_kv_heads": 8, "prior_width": 64}
+  ours["cross_attention"] = "tokens"
   return EGAConfig(**{**reported, **ours, **sizes})
 
 
@@ -189,7 +191,7 @@ class PoiDecoder(nn.Module):
     table = partitioned(nn.initializers.normal(0.1), (None, "embed"))
     self.begin = self.param("begin", table, (NUM_TASKS, config.width))
     self.positions = self.param("positions", table, (config.max_items * config.poi_levels + 1, config.width))
-    size = (config.width, config.num_heads, config.mlp_width, config.dropout, config.dtype)
+    size = (config.width, config.num_heads, config.mlp_width, config.dropout, config.dtype, config.decoder_kv_heads)
     self.layers = [DecoderBlock(*size, name=f"layer_{i}") for i in range(config.num_layers)]
     self.norm = RMSNorm()
 
@@ -212,10 +214,12 @@ class PoiDecoder(nn.Module):
     """Returns (cache, states [B, U, d]) after the code embedded [B, U, d] at `position`; BOI where position is 0."""
     begin = self.begin[task].astype(embedded.dtype)
     x = jnp.where(jnp.asarray(position) == 0, begin, embedded) + self.positions[position].astype(embedded.dtype)
+    caches = []
     for i, layer in enumerate(self.layers):
       keys, values = memory.cross_keys[i], memory.cross_values[i]
-      cache, x = layer.step(x, cache, i, position, keys, values, memory.mask)
-    return cache, self.norm(x)
+      updated, x = layer.step(x, cache[i], position, keys, values, memory.mask)
+      caches.append(updated)
+    return tuple(caches), self.norm(x)
 
 
 class ItemPrior(nn.Module):
@@ -300,10 +304,15 @@ class EGA(nn.Module):
     return (logits, after) if codes.ndim == 4 else (logits[:, 0], after[:, 0])
 
   def init_cache(self, memory, num_prefixes, length):
-    """Returns an empty cache, leaves [layers, B, U, length, heads, dh]; `length` counts BOI and the codes fed back."""
+    """Returns an empty cache: per layer {"key", "value"} of [1, B, U, length, kv_heads, dh].
+
+    `length` counts BOI and the codes fed back. Layers are separate leaves because a loop that updates one array layer
+    by layer copies it each time.
+    """
     layers, batch, _, heads, width = memory.cross_keys.shape
-    shape = (layers, batch, num_prefixes, length, heads, width)
-    return {"key": jnp.zeros(shape, self.config.dtype), "value": jnp.zeros(shape, self.config.dtype)}
+    shape = (1, batch, num_prefixes, length, self.config.decoder_kv_heads or heads, width)
+    zeros = lambda: jnp.zeros(shape, self.config.dtype)
+    return tuple({"key": zeros(), "value": zeros()} for _ in range(layers))
 
   def decode_step(self, memory, cache, token, position, task):
     """Returns (cache, states [B, U, d], logits [B, U, V]) after token i32[B, U] at `position`; -1 at 0 is BOI.

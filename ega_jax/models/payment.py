@@ -57,12 +57,14 @@ class PaymentNetwork(nn.Module):
   config: PaymentConfig
 
   @nn.compact
-  def __call__(self, theta, bids, is_ad, competitors, own, z=None):
+  def __call__(self, theta, bids, is_ad, competitors, own, z=None, pivot=None, *, straight_through=True):
     """Returns f[...]: min(own bid, price), straight-through at the cap ("price"), or rate times own bid ("rate").
 
     Args: theta f[..., K] click probabilities in the list; bids f[..., K], whose own entry only caps or multiplies;
     is_ad bool[..., K]; competitors f[..., 10, 2]; own i32[...] the ad's slot; z f[..., K] allocation probabilities
-    ("rate" only).
+    ("rate" only); pivot f[...]: what the ad's presence costs the others, per own click ("price" only; None: 0), a
+    function of the others' bids and the list: where the price starts from.
+    straight_through: see `cap_price`; False at misreports.
     Raises: ValueError if z is missing for "rate" or given for "price", into which it would carry the own bid.
     """
     if (z is None) != (self.config.payment == "price"):
@@ -73,7 +75,7 @@ class PaymentNetwork(nn.Module):
     others = jnp.where(slot > 0, 0.0, bids)
     if self.config.payment == "rate":
       return rate_price(self._rate_logit(others, z * theta, slot), own_bid)
-    return cap_price(self._price(theta, others, is_ad, competitors, slot), own_bid)
+    return cap_price(self._price(theta, others, is_ad, competitors, slot, pivot), own_bid, straight_through)
 
   def _mlp(self, columns):
     out = MLP((*self.config.widths, 1), name="mlp")(jnp.concatenate(columns, axis=-1))
@@ -83,7 +85,7 @@ class PaymentNetwork(nn.Module):
     """Returns f[...]: the paper's inputs, S* as the own slot, B^- and Z * Theta (EGA Eq. 25)."""
     return self._mlp([slot, jnp.log1p(others / self.config.money_scale), probability * 10.0])
 
-  def _price(self, theta, others, is_ad, competitors, slot):
+  def _price(self, theta, others, is_ad, competitors, slot, pivot):
     """Returns f[...] > 0: a price from everything but the own bid."""
     scale = self.config.money_scale
     own_theta = jnp.maximum(jnp.sum(slot * theta, axis=-1, keepdims=True), 1e-6)
@@ -94,7 +96,14 @@ class PaymentNetwork(nn.Module):
       jnp.log1p(others * theta / own_theta / scale), jnp.log1p(bid / scale), _log_rate(rate),
       jnp.log1p(bid * rate / own_theta / scale),
     ]
-    return nn.softplus(self._mlp(columns)) * scale
+    if pivot is None:
+      return nn.softplus(self._mlp(columns)) * scale
+    start = pivot / scale
+    columns += [jnp.log1p(start)[..., None], _log_rate(start)[..., None]]
+    # softplus(log(expm1(s)) + d): d multiplies small prices and adds to large ones; d = 0 is the pivot itself.
+    raw = jnp.maximum(start, 1e-4)
+    inverse = raw + jnp.log(-jnp.expm1(-raw))
+    return nn.softplus(inverse + self._mlp(columns)) * scale
 
 
 def _log_rate(theta):

@@ -18,8 +18,10 @@ def reference_attention(query, key, value, *, mask=None, bias=None):
 
   Args: query [..., T, heads, dh], key and value [..., S, heads, dh]; mask bool and bias f32, both
   broadcastable to [..., heads, T, S].
-  Returns: [..., T, heads, dh].
+  Returns: [..., T, heads, dh]. Fewer key heads than query heads are shared by groups of query heads.
   """
+  if key.shape[-2] != query.shape[-2]:
+    key, value = (jnp.repeat(x, query.shape[-2] // x.shape[-2], axis=-2) for x in (key, value))
   scores = jnp.einsum("...thd,...shd->...hts", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
   if bias is not None:
     scores = scores + bias
@@ -50,16 +52,23 @@ def attention(query, key, value, *, mask=None, bias=None, kernel="reference"):
 def cached_attention(query, keys, values, position):
   """Returns one position's attention over a cache of positions 0..position.
 
-  Args: query [B, U, heads, dh]; keys, values [B, U, T, heads, dh]; position scalar.
-  Returns: [B, U, heads, dh]. Products and sums instead of matrix products: each of the B * U * heads
-  problems has one query, for which a batched matrix product would first transpose the cache.
+  Args: query [B, U, heads, dh]; keys, values [B, U, T, kv_heads, dh]; position scalar.
+  Returns: [B, U, heads, dh]. Queries are laid out block-diagonally over the key heads, so that a prefix is one matrix
+  product [heads, kv_heads * dh] x [kv_heads * dh, T] over the cache as it lies in memory: on CPUs twice as fast as a
+  product per head, which would transpose the cache, in spite of the zeros.
   """
-  scores = jnp.sum(query[:, :, None] * keys, axis=-1).astype(jnp.float32) * query.shape[-1] ** -0.5
-  seen = (jnp.arange(keys.shape[2]) <= position)[None, None, :, None]
+  batch, lists, length, kv_heads, width = keys.shape
+  heads = query.shape[2]
+  own = jnp.repeat(jnp.eye(kv_heads, dtype=query.dtype), heads // kv_heads, axis=0)
+  blocks = (query[:, :, :, None] * own[:, :, None]).reshape(batch, lists, heads, kv_heads * width)
+  flat = (batch, lists, length, kv_heads * width)
+  scores = jnp.einsum("buhx,butx->buht", blocks, keys.reshape(flat)).astype(jnp.float32) * width**-0.5
+  seen = jnp.arange(length) <= position
   scores = jnp.where(seen, scores, -1e30)
-  weights = jnp.where(seen, jnp.exp(scores - jnp.max(scores, axis=2, keepdims=True)), 0.0)
-  mixed = jnp.sum(weights[..., None].astype(values.dtype) * values, axis=2)
-  return mixed / jnp.sum(weights, axis=2)[..., None].astype(values.dtype)
+  weights = jnp.where(seen, jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True)), 0.0)
+  mixed = jnp.einsum("buht,butx->buhx", weights.astype(values.dtype), values.reshape(flat))
+  mixed = jnp.sum(mixed.reshape(batch, lists, heads, kv_heads, width) * own[:, :, None], axis=3)
+  return mixed / jnp.sum(weights, axis=-1)[..., None].astype(values.dtype)
 
 
 class MultiHeadAttention(nn.Module):
@@ -69,17 +78,27 @@ class MultiHeadAttention(nn.Module):
   num_heads: int
   dtype: Any = jnp.float32
   kernel: str = "reference"
+  kv_heads: int = 0  # heads of keys and values, shared by groups of query heads; 0: as many as num_heads
 
   def setup(self):
     if self.width % self.num_heads:
       raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
-    heads = (self.num_heads, self.width // self.num_heads)
+    kv_heads = self.kv_heads or self.num_heads
+    if self.num_heads % kv_heads:
+      raise ValueError(f"num_heads {self.num_heads} must be a multiple of kv_heads {kv_heads}")
+    width = self.width // self.num_heads
     inward = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
     outward = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=(0, 1), out_axis=2)
-    for name in ("query", "key", "value"):
-      kernel = self.param(name, partitioned(inward, ("embed", "heads", "kv")), (self.width, *heads))
-      setattr(self, f"{name}_kernel", kernel)
-    self.output_kernel = self.param("output", partitioned(outward, ("heads", "kv", "embed")), (*heads, self.width))
+    # Shared heads are too few to be split over devices.
+    names = ("embed", "heads" if kv_heads == self.num_heads else None, "kv")
+    self.query_kernel = self.param(
+      "query", partitioned(inward, ("embed", "heads", "kv")), (self.width, self.num_heads, width)
+    )
+    self.key_kernel = self.param("key", partitioned(inward, names), (self.width, kv_heads, width))
+    self.value_kernel = self.param("value", partitioned(inward, names), (self.width, kv_heads, width))
+    self.output_kernel = self.param(
+      "output", partitioned(outward, ("heads", "kv", "embed")), (self.num_heads, width, self.width)
+    )
 
   def _project(self, x, kernel):
     return jnp.einsum("...d,dhk->...hk", x.astype(self.dtype), kernel.astype(self.dtype))

@@ -40,9 +40,10 @@ class DecoderBlock(nn.Module):
   mlp_width: int
   dropout: float = 0.0
   dtype: Any = jnp.float32
+  kv_heads: int = 0  # of self-attention: what a cache holds
 
   def setup(self):
-    self.self_attention = MultiHeadAttention(self.width, self.num_heads, self.dtype)
+    self.self_attention = MultiHeadAttention(self.width, self.num_heads, self.dtype, kv_heads=self.kv_heads)
     self.cross_attention = MultiHeadAttention(self.width, self.num_heads, self.dtype)
     self.mlp = FeedForward(self.mlp_width, self.dtype)
     self.self_norm, self.cross_norm, self.mlp_norm = RMSNorm(), RMSNorm(), RMSNorm()
@@ -66,15 +67,15 @@ class DecoderBlock(nn.Module):
     x = x + self.drop(mixed, deterministic=deterministic)
     return constrain(self._cross_and_feed(x, keys, values, memory_mask, deterministic))
 
-  def step(self, x, cache, layer, position, keys, values, memory_mask):
-    """Returns (cache, [B, U, d]): x [B, U, d] at `position`; cache {"key", "value"} [layers, B, U, T, heads, dh]."""
+  def step(self, x, cache, position, keys, values, memory_mask):
+    """Returns (cache, [B, U, d]): x [B, U, d] at `position`; cache {"key", "value"} [1, B, U, T, kv_heads, dh]."""
     normed = self.self_norm(x)
     new_key, new_value = self.self_attention.project_key_value(normed)
     cache = {
-      "key": cache["key"].at[layer, :, :, position].set(new_key.astype(cache["key"].dtype)),
-      "value": cache["value"].at[layer, :, :, position].set(new_value.astype(cache["value"].dtype)),
+      "key": cache["key"].at[0, :, :, position].set(new_key.astype(cache["key"].dtype)),
+      "value": cache["value"].at[0, :, :, position].set(new_value.astype(cache["value"].dtype)),
     }
     query = self.self_attention.project_query(normed)
-    mixed = cached_attention(query, cache["key"][layer], cache["value"][layer], position)
+    mixed = cached_attention(query, cache["key"][0], cache["value"][0], position)
     x = x + self.self_attention.project_output(mixed)
     return cache, self._cross_and_feed(x[:, :, None], keys, values, memory_mask, True)[:, :, 0]

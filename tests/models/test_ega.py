@@ -19,14 +19,15 @@ def setting():
   return _setting("events")
 
 
-def _setting(cross_attention):
+def _setting(cross_attention, kv_heads=1):
   rng = np.random.default_rng(0)
   catalog = oracle.catalog(rng)
   rows = oracle.request(rng, catalog)
   ids = oracle.semantic_ids(rng, catalog, LEVELS, VOCABULARY, CREATIVE_LEVELS)
   config = ega.tiny(
     num_pois=30, num_users=7, poi_levels=LEVELS, poi_vocabulary=VOCABULARY, creative_levels=CREATIVE_LEVELS,
-    creative_vocabulary=VOCABULARY, max_items=ITEMS, cross_attention=cross_attention, num_layers=2,
+    creative_vocabulary=VOCABULARY, max_items=ITEMS, num_layers=2, cross_attention=cross_attention,
+    decoder_kv_heads=kv_heads,
   )
   module = ega.EGA(config)
   codes = ids.poi[rng.integers(0, 30, (rows.user.shape[0], ITEMS))]
@@ -54,9 +55,9 @@ def _apply(s, method, *args, **kwargs):
   return jax.jit(run)(s["params"], args, traced)
 
 
-@pytest.mark.parametrize("task,cross_attention", [(ega.NEXT_VISITS, "events"), (ega.LIST, "tokens")])
-def test_decode_equals_a_chain_of_steps(task, cross_attention):
-  setting = _setting(cross_attention)
+@pytest.mark.parametrize("task,cross_attention,kv_heads", [(ega.NEXT_VISITS, "events", 1), (ega.LIST, "tokens", 2)])
+def test_decode_equals_a_chain_of_steps(task, cross_attention, kv_heads):
+  setting = _setting(cross_attention, kv_heads)
   memory, codes = setting["encode"](setting["rows"]), setting["codes"]
   logits, states = jax.jit(lambda m, c: _apply(setting, "decode", m, c, task))(memory, codes)
   length = ITEMS * LEVELS + 1
@@ -70,7 +71,7 @@ def test_decode_equals_a_chain_of_steps(task, cross_attention):
       return cache, (state, logit)
 
     cache = _apply(setting, "init_cache", memory, 3, length)
-    assert cache["key"].shape == (2, len(codes), 3, length, 2, 16)
+    assert [layer["key"].shape for layer in cache] == 2 * [(1, len(codes), 3, length, kv_heads, 16)]
     return jax.lax.scan(step, cache, jnp.arange(length))[1]
 
   step_states, step_logits = chain(memory, tokens)
