@@ -9,6 +9,7 @@ Sharding, memory, collectives and cost are the real compiler's; nothing is run. 
 import importlib.util
 import os
 import re
+import sys
 import time
 
 # Before jax starts: no TPU is asked for, its compiler only.
@@ -60,7 +61,11 @@ def main(overrides):
   for stage, abstract, names in experiment.abstract_stages(stages):
     if stage.num_steps and (not chosen or stage.name in chosen):
       batch = module.batch_shapes(config, stage.name)
-      report = measure(stage, abstract, names, batch, mesh, values.topology, values.replicate_uneven)
+      try:
+        report = measure(stage, abstract, names, batch, mesh, values.topology, values.replicate_uneven)
+      except jax.errors.JaxRuntimeError as error:  # the program is larger than the chip's memory, mostly
+        print(f"failed: stage {stage.name!r} does not compile for {values.topology}: {error}", file=sys.stderr)
+        return binary.FAILED
       reports.append(report)
       show(report)
   shape = {axis: size for axis, size in mesh.shape.items() if size > 1}

@@ -16,10 +16,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from ega_jax.parallel.partition import global_batch, inherited_names, logical_names, tree_shardings
+from ega_jax.parallel.partition import global_batch, inherited_names, logical_names, tree_shardings, unbox
 from ega_jax.parallel.rules import flax_rules
 from ega_jax.training.checkpoint import StepCheckpoints, check_same, final_exists, load_final, place, save_final
-from ega_jax.training.state import initial_state, state_shardings
+from ega_jax.training.state import first_state, initial_state, state_shardings
 from ega_jax.training.step import compile_step
 from ega_jax.training.structure import shapes
 from ega_jax.training.writers import MetricsWriter, Progress
@@ -195,7 +195,8 @@ def abstract_state(stage, rng, previous, names=None):
     names: axis names known from earlier stages; used where a leaf has no box of its own.
   """
   boxed = jax.eval_shape(stage.init, rng, previous)
-  abstract = jax.eval_shape(lambda rng, previous: initial_state(stage, rng, previous), rng, previous)
+  # Not by tracing initial_state: an init may compute constants while it is traced, and once is enough.
+  abstract = jax.eval_shape(lambda rng, params: first_state(stage, rng, params), rng, unbox(boxed))
   return abstract, inherited_names(names or {}, abstract.params) | logical_names(boxed)
 
 

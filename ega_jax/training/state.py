@@ -51,12 +51,17 @@ def merge(trainable, frozen):
 
 
 def initial_state(stage, rng, previous):
-  """Returns the TrainState before the first step. Traceable.
+  """Returns the TrainState before the first step. Traceable."""
+  init_rng, loop_rng = jax.random.split(rng)
+  return first_state(stage, loop_rng, stage.init(init_rng, previous))
+
+
+def first_state(stage, rng, params):
+  """Returns the TrainState that starts with `params`, boxed or not. Traceable.
 
   Every leaf is a fresh array: a step donates its state, and a leaf taken over from an earlier stage must survive that.
   """
-  init_rng, loop_rng = jax.random.split(rng)
-  params = unbox(stage.init(init_rng, previous))
+  params = unbox(params)
   params = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True), params)
   opt_state = ()
   if stage.num_steps:
@@ -65,7 +70,7 @@ def initial_state(stage, rng, previous):
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=opt_state,
-    rng=jax.random.key_data(loop_rng),
+    rng=jax.random.key_data(rng),
     first_bad_step=jnp.full((), -1, jnp.int32),
   )
 

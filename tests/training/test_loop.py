@@ -29,6 +29,14 @@ def run(stages, workdir, **options):
   return loop.run(stages, workdir, make_mesh({}, jax.devices()[:1]), options=loop.Options(**options))
 
 
+def first_state(stage):
+  return jax.jit(lambda: initial_state(stage, jax.random.key(0), {}))()
+
+
+def one_step(stage, state, batch):
+  return jax.jit(lambda state, batch: step.train_step(stage, state, batch))(state, batch)
+
+
 def test_loss_falls_in_one_compilation_and_the_data_is_followed(tmp_path, monkeypatch):
   config, stage = toy(num_steps=60)
   steps, compiled = [], step.compile_step
@@ -48,7 +56,7 @@ def test_loss_falls_in_one_compilation_and_the_data_is_followed(tmp_path, monkey
 def test_step_donates_its_state():
   _, stage = toy()
   mesh = make_mesh({}, jax.devices()[:1])
-  state = initial_state(stage, jax.random.key(0), {})
+  state = first_state(stage)
   shardings = jax.tree.map(lambda leaf: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()), state)
   state = jax.device_put(state, shardings)
   batch = {name: value[:8] for name, value in zip("xy", toy_experiment.rows(), strict=True)}
@@ -79,12 +87,12 @@ def test_loss_is_divided_once_by_the_weight_and_an_all_masked_batch_changes_noth
     return jnp.sum(error), jnp.sum(batch["where"]), {"masked": (jnp.sum(error), jnp.sum(batch["where"]))}
 
   stage = Stage("s", lambda rng, previous: {"w": jnp.ones(())}, loss, list, optax.sgd(0.5), num_steps=1)
-  state = initial_state(stage, jax.random.key(0), {})
+  state = first_state(stage)
   y = np.array([2.0, 4.0, 100.0, 7.0], np.float32)
-  following, metrics = step.train_step(stage, state, {"y": y, "where": np.array([1, 1, 0, 0], np.float32)})
+  following, metrics = one_step(stage, state, {"y": y, "where": np.array([1, 1, 0, 0], np.float32)})
   assert metrics["loss"] == ((1 - 2) + (1 - 4)) / 2 == metrics["masked"]
   assert following.params["w"] == 1 - 0.5 * 1  # the mean's gradient is 1
-  following, metrics = step.train_step(stage, state, {"y": y, "where": np.zeros(4, np.float32)})
+  following, metrics = one_step(stage, state, {"y": y, "where": np.zeros(4, np.float32)})
   assert metrics["loss"] == 0 and metrics["grad_norm"] == 0 and following.params["w"] == 1
   assert following.first_bad_step == -1
 
@@ -100,17 +108,16 @@ def test_non_finite_loss_names_its_step_and_keeps_the_last_good_checkpoint(tmp_p
 def test_non_finite_gradient_of_a_finite_loss_stops_too():
   loss = lambda params, batch, rng: (jnp.sqrt(params["w"] - 1), jnp.float32(1), {})
   stage = Stage("s", lambda rng, previous: {"w": jnp.ones(())}, loss, list, optax.sgd(0.5), num_steps=1)
-  following, metrics = step.train_step(stage, initial_state(stage, jax.random.key(0), {}), {})
+  following, metrics = one_step(stage, first_state(stage), {})
   assert metrics["loss"] == 0 and following.first_bad_step == 1
 
 
 def test_frozen_and_integer_leaves_keep_their_bits_and_have_no_optimizer_state(tmp_path):
   _, stage = toy(trainable="regressor/(out|bias)|ids", num_steps=3)
-  rng = jax.random.key(5)
-  start = initial_state(stage, rng, {})
+  start = first_state(stage)
   assert sum(leaf.size for leaf in jax.tree.leaves(start.opt_state)) == 1 + 2 * (16 + 16)  # Adam's count and moments
   batch = {name: value[:8] for name, value in zip("xy", toy_experiment.rows(), strict=True)}
-  after = step.train_step(stage, start, batch)[0].params
+  after = one_step(stage, start, batch)[0].params
   changed = jax.tree.map(lambda a, b: bool((a != b).any()), start.params, after)
   assert changed["regressor"] == {"hidden": False, "out": True, "bias": True}
   assert not changed["ids"].poi and after["ids"].poi.dtype == jnp.int32
