@@ -1,0 +1,138 @@
+"""The multi-stage cascade (MCA): recall, pCTR ranking, creative ranking, slots (EGA Section 5, our decision in detail).
+
+MCA-fixed fills fixed ad slots; MCA decides every slot by b * pCTR against organic_weight * pCTR; MCA+R proposes N_S
+neighbours of that list and shows the one with the best score(Y) under the same reward model as EGA's.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.baselines.proposals import moves, neighbours
+from ega_jax.systems.distinct import list_clicks
+from ega_jax.systems.merge import greedy_merge
+from ega_jax.types import Request, Slate
+
+
+@functools.partial(jax.jit, static_argnames=("ranker",))
+def _rank(ranker, params, request):
+  """Returns (pCTR f32[B, C], recall f32[B, C], creative i32[B, C]) of every candidate."""
+  apply = lambda method, *args: ranker.apply({"params": params["ranker"]}, request, params["catalog"], *args, method=method)
+  own = params["catalog"].poi_creatives[jnp.maximum(request.candidates, 0)]
+  own = jnp.where((request.candidates >= 0)[..., None], own, -1)
+  best = jnp.argmax(apply("creative_logits", own), axis=-1)
+  creative = jnp.take_along_axis(own, best[..., None], axis=-1)[..., 0]
+  return jax.nn.sigmoid(apply("click_logits")), apply("recall_logits"), creative
+
+
+@functools.partial(jax.jit, static_argnames=("recall_size",))
+def _recalled(recall, is_ad, valid, recall_size):
+  """Returns bool[B, C]: organic items, and the ads with the best recall scores."""
+  ads = is_ad & valid
+  if not recall_size or recall_size >= recall.shape[1]:
+    return valid
+  score = jnp.where(ads, recall, -jnp.inf)
+  threshold = jax.lax.top_k(score, recall_size)[0][:, -1:]
+  return valid & (~is_ad | (score >= threshold))
+
+
+class Cascade:
+  """MCA as a system.
+
+  Args:
+    params: the tree with "catalog", "ranker", "market", and "reward" for MCA+R.
+    slots: "greedy", or "fixed": `fixed_ads` slots, spread evenly, hold the ads (a share between two whole numbers is
+      met by giving some requests, by their row, one more).
+    num_lists: N_S of MCA+R; 0 shows the greedy list.
+    recall_size: ads that reach the ranker; 0: all.
+    organic_scale: the knob of the ad share, as EGA's.
+  """
+
+  def __init__(self, name, ranker, params, list_length, *, models=None, slots="greedy", fixed_ads=3.0, num_lists=0,
+               swap_distance=3, recall_size=0, organic_scale=1.0):  # fmt: skip
+    self.name, self.ranker, self.params, self.list_length = name, ranker, params, list_length
+    self.settings = {
+      "models": models, "slots": slots, "fixed_ads": fixed_ads, "num_lists": num_lists,
+      "swap_distance": swap_distance, "recall_size": recall_size,
+    }  # fmt: skip
+    self.models, self.slots, self.fixed_ads, self.num_lists = models, slots, fixed_ads, num_lists
+    self.recall_size, self.organic_scale = recall_size, organic_scale
+    self.moves = moves(list_length, num_lists, min(swap_distance, list_length - 1)) if num_lists else None
+
+  def with_knob(self, knob):
+    """Returns the same cascade at another ad load: `organic_scale`, or the number of fixed ad slots."""
+    changed = {"fixed_ads": knob} if self.slots == "fixed" else {"organic_scale": knob}
+    settings = {**self.settings, "organic_scale": self.organic_scale, **changed}
+    return Cascade(self.name, self.ranker, self.params, self.list_length, **settings)
+
+  @property
+  def organic_weight(self):
+    """What a click on an organic item is worth in score(Y), in money."""
+    return float(self.params["market"]["organic_weight"]) * self.organic_scale
+
+  def allocate(self, batch, bids) -> Slate:
+    """Returns the Slate [B, G, K] of bids f[B, G, C] per click."""
+    request, bids = Request.from_batch(batch), jnp.asarray(bids, jnp.float32)
+    request = jax.tree.map(jnp.asarray, request)
+    pctr, recall, creative = _rank(self.ranker, self.params, request)
+    valid = _recalled(recall, request.is_ad, request.valid, self.recall_size)
+    worth = jnp.where(request.is_ad[:, None], bids, self.organic_weight) * pctr[:, None]
+    if self.slots == "fixed":
+      items = self._fixed(worth, request, valid, batch)
+    else:
+      items = greedy_merge(worth, request.is_ad, valid, self.list_length)
+    if self.num_lists:
+      items, theta = self._rerank(batch, bids, items, worth, request, valid, creative)
+    else:
+      theta = np.where(np.asarray(items) >= 0, _at(pctr, items), 0.0)
+    items = np.asarray(items)
+    creatives = np.where(items >= 0, _at(creative, items), -1)
+    return Slate(items=items, creatives=creatives, click_probability=theta)
+
+  def _fixed(self, worth, request, valid, batch):
+    """Returns lists whose ad slots are fixed before anything is scored."""
+    whole, share = int(self.fixed_ads), self.fixed_ads - int(self.fixed_ads)
+    more = (np.asarray(batch["row"]) * 0.6180339887) % 1.0 < share
+    counts = np.where(more, whole + 1, whole)
+    slots = np.stack([_spread(count, self.list_length) for count in counts])
+    ads = greedy_merge(jnp.where(request.is_ad[:, None], worth, -jnp.inf), request.is_ad, valid & request.is_ad,
+                       self.list_length)  # fmt: skip
+    organic = greedy_merge(jnp.zeros_like(worth), request.is_ad, valid & ~request.is_ad, self.list_length)
+    rank = lambda mask: np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, None]
+    pick = lambda lists, mask: np.take_along_axis(np.asarray(lists), np.broadcast_to(rank(mask), lists.shape), -1)
+    return np.where(slots[:, None], pick(ads, slots), pick(organic, ~slots))
+
+  def _rerank(self, batch, bids, items, worth, request, valid, creative):
+    """Returns (items, theta) [B, G, K] of the neighbour with the best score(Y)."""
+    score = jnp.where(request.is_ad[:, None], worth, -jnp.inf)
+    ranks = int(self.moves[:, 2].max()) + 1
+    lists = np.asarray(neighbours(items, score, request.is_ad, valid, jnp.asarray(self.moves), ranks))
+    batch_size, profiles, num, length = lists.shape
+    flat = lists.reshape(batch_size, profiles * num, length)
+    theta = list_clicks(self.models, self.params, batch, flat, creative)
+    return best_list(lists, theta.reshape(lists.shape), bids, batch["is_ad"], self.organic_weight)
+
+
+def best_list(lists, theta, bids, is_ad, organic_weight):
+  """Returns (items, theta) [B, G, K] of the list with the best score(Y) among lists [B, G, S, K]; ties to the first."""
+  batch_size, profiles, num, length = lists.shape
+  place = np.maximum(lists, 0).reshape(batch_size, profiles, num * length)
+  own = np.take_along_axis(np.asarray(bids), place, axis=-1).reshape(lists.shape)
+  worth = np.where(_at(is_ad, lists), own, organic_weight) * theta
+  best = np.where(lists >= 0, worth, 0.0).sum(-1).argmax(-1)[..., None, None]
+  return tuple(np.take_along_axis(x, best, axis=2)[:, :, 0] for x in (lists, theta))
+
+
+def _spread(count, length):
+  """Returns bool[length] with `count` slots spread evenly."""
+  slots = np.zeros(length, bool)
+  slots[np.floor((np.arange(count) + 0.5) * length / max(count, 1)).astype(int)] = True
+  return slots
+
+
+def _at(row, index):
+  index = np.asarray(index)
+  flat = np.maximum(index, 0).reshape(len(index), -1)
+  return np.take_along_axis(np.asarray(row), flat, axis=1).reshape(index.shape)

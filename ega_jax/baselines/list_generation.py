@@ -1,0 +1,67 @@
+"""List generation without bids (GR: OneRec-like generation, then GSP on its ads).
+
+GR shows the generator's most probable bid-free list, its ads ranked by b * pCTR into the list's ad slots. GR+R shows
+the one of N_S bid-free lists with the best score(Y): that is EGASystem with `bid_free`, priced by GSP.
+"""
+
+
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.systems.distinct import list_clicks
+from ega_jax.systems.ega import EGASystem
+from ega_jax.types import Slate
+
+
+class ListGeneration:
+  """GR as a system over an EGASystem whose lists ignore bids."""
+
+  def __init__(self, name, generator: EGASystem):
+    if not generator.options.bid_free:
+      raise ValueError("the generator of GR must have options.bid_free")
+    self.name, self.generator = name, generator
+
+  @property
+  def organic_weight(self):
+    """What a click on an organic item is worth in score(Y), in money."""
+    return self.generator.organic_weight
+
+  def with_knob(self, organic_scale):
+    """Returns the same system at another ad load."""
+    return ListGeneration(self.name, self.generator.with_knob(organic_scale))
+
+  def allocate(self, batch, bids) -> Slate:
+    """Returns the Slate [B, G, K] of bids f[B, G, C] per click."""
+    bids = np.asarray(bids, np.float32)
+    found, creatives, theta = self.generator.propose(batch, jnp.zeros((len(bids), 1, bids.shape[-1])))
+    rows = np.arange(len(bids))
+    best = np.asarray(found.index)[:, 0, 0]
+    items, theta, creatives = (np.asarray(x)[rows, best] for x in (found.items, theta, creatives))
+    ranked = rank_ads(items, theta, bids, np.asarray(batch["is_ad"]))
+    creative_of = np.zeros(np.shape(batch["candidates"]), np.int32)
+    np.put_along_axis(creative_of, np.maximum(items, 0), creatives, axis=1)
+    model = self.generator
+    theta = list_clicks(model.models, model.params, batch, ranked, creative_of)
+    shown = np.where(ranked >= 0, _at(creative_of, ranked), -1)
+    return Slate(items=ranked, creatives=shown, click_probability=theta)
+
+
+def rank_ads(items, theta, bids, is_ad):
+  """Returns lists i32[B, G, K]: items i32[B, K] with the ads of each list ranked by bid * theta among their slots."""
+  place = np.maximum(items, 0)
+  ad = np.take_along_axis(is_ad, place, axis=1) & (items >= 0)
+  own = np.take_along_axis(bids, np.broadcast_to(place[:, None], (*bids.shape[:2], items.shape[1])), axis=-1)
+  worth = np.where(ad[:, None], own * theta[:, None], -np.inf)
+  by_worth = np.argsort(-worth, axis=-1, kind="stable")
+  rank = np.maximum(np.cumsum(ad, axis=1) - 1, 0)
+  source = np.take_along_axis(by_worth, np.broadcast_to(rank[:, None], by_worth.shape), axis=-1)
+  ranked = np.take_along_axis(np.broadcast_to(items[:, None], by_worth.shape), source, axis=-1)
+  return np.where(ad[:, None], ranked, items[:, None]).astype(np.int32)
+
+
+def _at(row, index):
+  flat = np.maximum(index, 0).reshape(len(index), -1)
+  return np.take_along_axis(np.asarray(row), flat, axis=1).reshape(index.shape)
+
+
+__all__ = ["ListGeneration", "rank_ads"]

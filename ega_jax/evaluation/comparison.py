@@ -1,0 +1,124 @@
+"""One seed of the comparison: every system at equal ad load, its welfare and clicks, its payments, its incentives.
+
+Totals per request are kept (npz) beside the figures (JSON), so that a report over seeds needs no model.
+"""
+
+import dataclasses
+import json
+import os
+import time
+
+import numpy as np
+
+from ega_jax.data.pipeline import read_split
+from ega_jax.data.world import World
+from ega_jax.evaluation import audit, equilibrium, load, next_poi_model, payments, reward_quality
+from ega_jax.evaluation.lineup import systems
+from ega_jax.evaluation.systems import at_items, chunks, evaluate_system, truthful
+from ega_jax.stages.batches import REQUEST
+
+COLUMNS = (*REQUEST, "row")
+
+
+def sample(directory, split, count, chunk):
+  """Returns request columns of at most `count` requests of a split, evenly spread, a multiple of the chunk."""
+  total = len(read_split(directory, split, ("row",))["row"])
+  count = max(min(count, total) // chunk, 1) * chunk
+  return read_split(directory, split, COLUMNS, np.linspace(0, total - 1, count).astype(int))
+
+
+def evaluate_seed(config, finals, output, *, only=(), say=print):
+  """Writes OUTPUT/{name}.npz and figures.json for every system of the line-up, and returns the figures.
+
+  Args:
+    config: the experiment's config. finals: {stage: params}. only: names of systems; all if empty.
+    say: progress, one line per system.
+  """
+  options, chunk = config.evaluation, config.evaluation.chunk
+  world = World.load(os.path.join(config.data, "truth", "world.npz"))
+  validation = sample(config.data, "validation", options.validation_requests, chunk)
+  balancing = sample(config.data, "validation", options.load_requests, chunk)
+  test = sample(config.data, "test", options.requests, chunk)
+  priced = sample(config.data, "test", options.priced_requests, chunk)
+  target = load.logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
+  os.makedirs(output, exist_ok=True)
+  figures = {"target_ad_share": target, "systems": {}}
+  for entry in systems(config, finals, world):
+    if only and entry.name not in only:
+      continue
+    start = time.time()
+    entry = balanced(entry, balancing, target, chunk)
+    found = assess_entry(entry, config, world, validation, test, priced, output)
+    found["seconds"] = time.time() - start
+    figures["systems"][entry.name] = found
+    say(f"{entry.name}: {found['seconds']:.0f} s")
+    with open(os.path.join(output, "figures.json"), "w", encoding="utf-8") as file:
+      json.dump(figures, file, indent=1)
+  figures["reward"] = reward_quality.quality(config, finals["policy"])
+  figures["next_poi"] = next_poi_model.compare(config, finals["pretrain"])
+  with open(os.path.join(output, "figures.json"), "w", encoding="utf-8") as file:
+    json.dump(figures, file, indent=1)
+  return figures
+
+
+def balanced(entry, columns, target, chunk):
+  """Returns the entry with its knob set to the target ad share; payment rules follow their system."""
+  if not entry.knob:
+    return entry
+  scale = "linear" if entry.knob[0] == 0 else "log"
+  result = load.equal_load(
+    lambda knob: mean_ad_share(entry.system.with_knob(knob), columns, chunk), target, *entry.knob, scale=scale,
+    tolerance=0.004, max_trials=12,
+  )  # fmt: skip
+  system = entry.system.with_knob(result.knob)
+  rule = entry.rule.on(system) if hasattr(entry.rule, "on") else entry.rule
+  return dataclasses.replace(entry, system=system, rule=rule)
+
+
+def mean_ad_share(system, columns, chunk):
+  """Returns the share of ads among the entries of the lists that a system shows."""
+  ads = shown = 0
+  for _, batch in chunks(columns, chunk):
+    items = np.asarray(system.allocate(batch, truthful(batch)).items)
+    ads += at_items(batch["is_ad"], items, False).sum()
+    shown += (items >= 0).sum()
+  return ads / shown
+
+
+def assess_entry(entry, config, world, validation, test, priced, output):
+  """Returns the figures of one system; its totals go to OUTPUT/{name}.npz."""
+  options, chunk = config.evaluation, config.evaluation.chunk
+  totals = evaluate_system(entry.system, payments.Free(), test, world, chunk_size=chunk)
+  paid = evaluate_system(entry.system, entry.rule, priced, world, chunk_size=chunk)
+  arrays = {f"test/{key}": value for key, value in totals.items()} | {f"priced/{key}": v for key, v in paid.items()}
+  figures = {"note": entry.note, "knob": getattr(entry.system, "organic_scale", 1.0)}
+  if not isinstance(entry.rule, payments.Free) and entry.name != "oracle":
+    auditing = audit.AuditOptions(
+      num_requests=options.audited_requests, num_unshown=options.unshown, num_nodes=options.nodes,
+      sigma=config.value_sigma, requests_per_call=chunk, refinements=options.refinements, seed=config.seed,
+    )  # fmt: skip
+    found = audit.audit_system(entry.system, entry.rule, priced, world, auditing)
+    figures |= {f"audit/{name}": value for name, value in audit.audit_figures(found, auditing).items()}
+    figures["curves"], figures["scatter"] = plain(audit.example_curves(found)), plain(audit.payment_scatter(found))
+    shading = equilibrium.EquilibriumOptions(
+      num_requests=options.equilibrium_requests, num_nodes=options.nodes, sigma=config.value_sigma,
+      requests_per_call=chunk, seed=config.seed,
+    )  # fmt: skip
+    found = equilibrium.shading_equilibrium(entry.system, entry.rule, validation, world, shading)
+    figures |= {"shading": found.multiplier if found.converged else "none", "residual_gain": found.gain}
+    if found.converged:
+      at_rest = paid
+      if found.multiplier != 1.0:
+        at_rest = evaluate_system(entry.system, entry.rule, priced, world, shading=found.multiplier, chunk_size=chunk)
+      arrays |= {f"equilibrium/{key}": value for key, value in at_rest.items()}
+  np.savez(os.path.join(output, f"{entry.name}.npz"), **arrays)
+  return figures
+
+
+def plain(value):
+  """Returns `value` with arrays as lists."""
+  if isinstance(value, dict):
+    return {key: plain(one) for key, one in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [plain(one) for one in value]
+  return value.tolist() if hasattr(value, "tolist") else value

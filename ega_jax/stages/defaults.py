@@ -1,0 +1,83 @@
+"""The default config of EGA's recipe. Experiments start from it and say only what they change."""
+
+import ml_collections
+
+
+def base_config() -> ml_collections.ConfigDict:
+  """Returns EGA's config at size `small`: two CPU cores, minutes a stage."""
+  return ml_collections.ConfigDict(
+    {
+      "seed": 0,
+      "list_length": 10,
+      "value_sigma": 0.6,  # log-sd of a value per click given the request, known to the platform
+      "data": "",  # directory that launch.prepare_data wrote
+      "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+      "tokenizer": {
+        "method": "rq_vae",  # or rq_kmeans
+        "levels": 3,
+        "codebook_size": 64,
+        "creative_codebook_size": 64,
+        "steps": 600,
+        "batch_size": 512,
+        "learning_rate": 1e-3,
+      },
+      "model": {
+        "preset": "small",
+        "history_items": 20,
+        "item_prior": True,
+        "dropout": 0.1,
+      },
+      "pretrain": {
+        "steps": 1500,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+        "normaliser": "legal",  # "vocabulary": the paper's softmax over codes; "legal": over codes of existing items
+        "targets": 4,  # next visits predicted per example
+        "visit_weight": 1.0,
+        "click_weight": 1.0,
+        "weight_decay": 0.01,
+        "drop_clicks": 0.5,  # share of examples whose history keeps visits only
+      },
+      "reward": {"steps": 1500, "batch_size": 256, "learning_rate": 1e-3, "weight_decay": 0.03, "held_back_folds": 2,
+                 "model": {"width": 64}},
+      "ranker": {"steps": 1500, "batch_size": 256, "learning_rate": 1e-3, "weight_decay": 0.03},
+      "policy": {
+        "steps": 300,
+        "batch_size": 32,
+        "learning_rate": 3e-4,
+        "rollout": "greedy",  # or "sampled"
+        "trainable": r"generator/(poi_decoder|item_prior|code_embedding)",
+      },
+      "payment": {
+        "steps": 3000,
+        "batch_size": 64,
+        "learning_rate": 2.4e-3,
+        "requests": 400,  # whose counterfactual tables are computed once
+        "ads": 6,
+        "nodes": 64,
+        "values": 16,  # own values drawn per table and step
+        "multiplier": 5.0,  # lambda_0
+        "multiplier_step": 0.1,  # rho of Eq. 35, applied every step
+        "penalty": 1.0,  # rho of Eq. 33
+      },
+      "lists": {
+        "num_lists": 64,
+        "alpha": 1.2,
+        "beta": 2.0,
+        "token_bid": "max",
+      },
+      "sweep_prefixes": 1024,  # distinct prefixes that a sweep over bid profiles may hold
+      "evaluation": {
+        "requests": 2000,  # of test: welfare, clicks
+        "priced_requests": 400,  # of test: revenue
+        "audited_requests": 200,  # of those: incentives
+        "unshown": 4,  # random unshown ads audited per request
+        "refinements": 4,  # bisections of each audited curve
+        "validation_requests": 400,
+        "equilibrium_requests": 100,  # of validation
+        "load_requests": 256,  # of validation, on which ad load is balanced
+        "nodes": 41,
+        "chunk": 8,  # requests decoded at once
+      },
+    }
+  )

@@ -1,0 +1,73 @@
+"""Constants of the market, fitted on training logs before any list is generated."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.data.pipeline import read_split
+from ega_jax.stages.batches import REQUEST
+from ega_jax.systems import generation
+from ega_jax.systems.merge import ad_share, balance, greedy_merge
+from ega_jax.types import Request
+
+SAMPLE = 256
+
+
+def market_constants(config, models, params):
+  """Returns {"bid_scale", "organic_weight"}: the median bid, and what an organic click is worth in money.
+
+  The weight is where the greedy list by (bid or weight) * pCTR, every item judged alone, has the ad share of the logs:
+  the platform's own exchange rate between revenue and organic clicks. Fixed here, before bids are seen.
+  """
+  logs = read_split(config.data, "train", ("shown_item", "is_ad", "bid", "candidates"))
+  shown = logs["shown_item"]
+  ads = np.take_along_axis(logs["is_ad"], np.maximum(shown, 0), axis=1) & (shown >= 0)
+  target = ads.sum() / np.maximum((shown >= 0).sum(), 1)
+  bid_scale = float(np.median(logs["bid"][logs["is_ad"] & (logs["candidates"] >= 0)]))
+  rows = np.linspace(0, len(shown) - 1, min(SAMPLE, len(shown))).astype(int)
+  request = Request.from_batch(read_split(config.data, "train", REQUEST, rows))
+  theta = np.concatenate([_alone(models, params, _rows(request, i)) for i in np.array_split(np.arange(len(rows)), 16)])
+  valid = request.candidates >= 0
+
+  def share(weight):
+    score = np.where(request.is_ad, request.bid, weight) * theta
+    return float(ad_share(greedy_merge(score[:, None], request.is_ad, valid, config.list_length), request.is_ad))
+
+  return {"bid_scale": jnp.float32(bid_scale), "organic_weight": jnp.float32(bid_scale * balance(
+    lambda weight: share(weight * bid_scale), target))}  # fmt: skip
+
+
+def _rows(request, index):
+  import jax
+
+  return jax.tree.map(lambda leaf: leaf[index], request)
+
+
+def _alone(models, params, request):
+  """Returns click probabilities f32[B, C] of each candidate shown alone, with its first creative."""
+  candidates = jnp.asarray(request.candidates)
+  items = jnp.where(candidates >= 0, jnp.arange(candidates.shape[1]), -1)[..., None]
+  creatives = params["catalog"].poi_creatives[jnp.maximum(candidates, 0), 0][..., None]
+  return np.asarray(generation.click_probabilities(models, params, request, items, creatives))[..., 0]
+
+
+def balanced_scale(config, system):
+  """Returns the organic scale f32[] at which a system's ad share on validation is the logging policy's (no clicks used)."""
+  logs = read_split(config.data, "validation", ("shown_item", "is_ad"))
+  shown = logs["shown_item"]
+  ads = np.take_along_axis(logs["is_ad"], np.maximum(shown, 0), axis=1) & (shown >= 0)
+  target = ads.sum() / np.maximum((shown >= 0).sum(), 1)
+  chunk = config.evaluation.chunk
+  count = max(min(config.evaluation.load_requests, len(shown)) // chunk, 1) * chunk
+  rows = np.linspace(0, len(shown) - 1, count).astype(int)
+  columns = read_split(config.data, "validation", REQUEST, rows)
+
+  def share(scale):
+    tried = system.with_knob(scale)
+    items, flags = [], []
+    for start in range(0, count, chunk):
+      batch = {key: value[start : start + chunk] for key, value in columns.items()}
+      items.append(tried.allocate(batch, batch["bid"][:, None]).items)
+      flags.append(batch["is_ad"])
+    return float(ad_share(np.concatenate(items), np.concatenate(flags)))
+
+  return jnp.float32(balance(share, target, low=0.1, high=10.0, rounds=8))

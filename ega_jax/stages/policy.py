@@ -1,0 +1,98 @@
+"""Stage 4: policy gradient by marginal contributions, the reward model frozen (EGA Eq. 31-32)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ega_jax.decoding import slate
+from ega_jax.decoding.lists import ListConfig
+from ega_jax.losses.policy import marginal_contribution, policy_gradient_loss, sampled_policy_gradient_loss
+from ega_jax.models.ega import LIST
+from ega_jax.stages.batches import logged
+from ega_jax.stages.market import balanced_scale
+from ega_jax.systems import generation
+from ega_jax.systems.ega import EGASystem, Options
+from ega_jax.training.stage import Stage
+from ega_jax.types import Request
+
+
+def policy_stage(config, models, lists: ListConfig, *, name="policy", bid_free=False, process=(0, 1)) -> Stage:
+  """Returns the stage that moves the generator towards lists of a high score(Y).
+
+  Per request one rollout Y and, for each of its items, the greedy rollout without that item: the difference of their
+  scores is the item's marginal contribution. `config.policy.rollout` "greedy" is the paper's; "sampled" draws Y from z.
+
+  Args:
+    bid_free: bids are 1 in the score and absent from decoding: the policy of a list generator that ignores bids.
+  """
+  options = config.policy
+  if options.rollout not in ("greedy", "sampled"):
+    raise ValueError(f"config.policy.rollout is {options.rollout!r}; allowed: 'greedy', 'sampled'")
+  source = "reward"
+
+  def init(rng, previous):
+    del rng
+    keep = ("catalog", "ids", "generator", "reward", "market")
+    return {key: previous[source][key] for key in keep}
+
+  def loss(params, batch, rng):
+    request = Request.from_batch(batch)
+    prepared = generation.prepare(models, params, request)
+    scale = params["market"]["bid_scale"]
+    bids = None if bid_free else request.bid
+    scaled = dataclasses.replace(lists, bid_scale=scale, max_prefixes=0)
+    items, contribution, score = _marginal_contributions(
+      models, params, prepared, bids, scaled, rng if options.rollout == "sampled" else None
+    )
+    codes = generation.list_codes(prepared.table, items)
+    logits, _ = generation.apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
+    log_z = slate.list_log_z(logits, prepared.table, items, bids, prepared.prior, scaled)
+    shown = items >= 0
+    policy_loss = sampled_policy_gradient_loss if options.rollout == "sampled" else policy_gradient_loss
+    total, weight, metrics = policy_loss(log_z, contribution / scale, where=shown)
+    ad = jnp.take_along_axis(request.is_ad, jnp.maximum(items, 0), axis=1) & shown
+    rows = jnp.float32(items.shape[0])
+    return total, weight, metrics | {
+      "score": (jnp.sum(score), rows), "ad_share": (jnp.sum(ad), jnp.sum(shown)),
+    }  # fmt: skip
+
+  def finish(params, previous):
+    del previous
+    system = EGASystem(name, models, params, lists, Options(bid_free=bid_free))
+    return {**params, "market": {**params["market"], "organic_scale": balanced_scale(config, system)}}
+
+  return Stage(
+    name=name,
+    finish=finish,
+    init=init,
+    loss=loss,
+    batches=logged(config, options.batch_size, (), salt=4, process=process),
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(options.learning_rate)),
+    trainable=options.trainable,
+    num_steps=options.steps,
+  )
+
+
+def _marginal_contributions(models, params, prepared, bids, lists, rng):
+  """Returns (Y i32[B, K], r f32[B, K], score(Y) f32[B]), r_i = score(Y) - score(Y without i) (EGA Eq. 31). No gradient."""
+  params, prepared, bids = jax.lax.stop_gradient((params, prepared, bids))
+  table, request = prepared.table, prepared.request
+  length = lists.list_length * table.codes.shape[-1]
+  decoder = generation.decoder(models, params, prepared.memory, length)
+  if rng is None:
+    base = slate.greedy(decoder, table, bids, prepared.prior, lists)
+  else:
+    base = slate.sampled(decoder, table, bids, prepared.prior, lists, rng)
+  position = jnp.arange(table.valid.shape[1])
+  masked = base[:, 0, :, None] == position  # [B, K, C]: variant j drops the j-th shown item
+  without = slate.greedy(decoder, table, bids, prepared.prior, lists, masked)
+  items = jnp.concatenate([base, without], axis=1)
+  creatives = generation.list_creatives(models, params, prepared, items)
+  theta = generation.click_probabilities(models, params, request, items, creatives)
+  place = jnp.maximum(items, 0)
+  at = lambda row: jax.vmap(lambda values, index: values[index])(row, place)
+  worth = jnp.ones_like(request.bid) * params["market"]["bid_scale"] if bids is None else bids
+  score = slate.list_score(theta, at(worth), at(request.is_ad), params["market"]["organic_weight"], where=items >= 0)
+  return base[:, 0], marginal_contribution(score[:, 0], score[:, 1:]), score[:, 0]

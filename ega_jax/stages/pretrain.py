@@ -1,0 +1,156 @@
+"""Stage 2: the generator learns what users do next: POIs and creatives (EGA Eq. 13-17, 27-29).
+
+Two prompts share the weights. "next visits": the POIs visited after the request, over the whole catalogue. "list": the
+items clicked in the logged list, among those shown, so that what the logging policy chose to show is not learned as taste.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ega_jax.decoding import slate
+from ega_jax.decoding.lists import ListConfig
+from ega_jax.losses import generation as losses
+from ega_jax.models.ega import LIST as LIST_TASK
+from ega_jax.models.ega import NEXT_VISITS, hide_clicks
+from ega_jax.stages.batches import LIST, REQUEST, logged, main_folds
+from ega_jax.systems import generation
+from ega_jax.training.stage import Stage
+from ega_jax.types import CandidateTable, Request
+
+COLUMNS = (*LIST, "target_poi")
+
+
+def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", process=(0, 1)) -> Stage:
+  """Returns the stage that fits the generator: L_pre = L_NTP + L_MTP (EGA Eq. 29), unweighted.
+
+  `config.pretrain.normaliser`: "vocabulary" is the paper's softmax over all codes of a level; "legal" sums only over codes
+  that lead to an item, with the item prior, as decoding does.
+  """
+  options = config.pretrain
+  if options.normaliser not in ("legal", "vocabulary"):
+    raise ValueError(f"config.pretrain.normaliser is {options.normaliser!r}; allowed: 'legal', 'vocabulary'")
+
+  def init(rng, previous):
+    kept = {key: previous[source][key] for key in ("catalog", "ids")}
+    return {**kept, "generator": init_generator(rng, models.generator, kept["catalog"], kept["ids"])}
+
+  def loss(params, batch, rng):
+    request = Request.from_batch(batch)
+    visit_rng, list_rng = jax.random.split(rng)
+    visits = _visit_loss(models, params, request, batch["target_poi"][:, : options.targets], options, visit_rng)
+    clicks, creatives = _list_losses(models, params, request, batch, options, list_rng)
+    parts = {"visits": visits, "clicks": clicks, "creatives": creatives}
+    # Each part is a mean over its own positions; a part without any is 0.
+    mean = lambda part: part[0] / jnp.maximum(part[1], 1.0)
+    rows = jnp.float32(batch["user"].shape[0])
+    total = options.visit_weight * mean(visits) + options.click_weight * mean(clicks) + mean(creatives)
+    return total * rows, rows, {key: part[:2] for key, part in parts.items()}
+
+  schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, options.steps // 20, options.steps)
+  return Stage(
+    name=name,
+    init=init,
+    loss=loss,
+    batches=logged(config, options.batch_size, COLUMNS, folds=main_folds(config), salt=2, process=process),
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=options.weight_decay)),
+    trainable="^generator/",
+    num_steps=options.steps,
+  )
+
+
+def init_generator(rng, generator, catalog, ids):
+  """Returns fresh parameters (boxed with their logical axes) of the generator."""
+  history, candidates = 8, 4
+  zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)
+  request = Request(
+    user=jnp.zeros(1, jnp.int32), place=jnp.zeros((1, 2)), hour=jnp.zeros(1, jnp.int32),
+    history_poi=zeros(history), history_creative=zeros(history), history_action=zeros(history),
+    history_hour=zeros(history), history_age=jnp.zeros((1, history)), successor_poi=zeros(2),
+    successor_count=jnp.zeros((1, 2)), candidates=zeros(candidates), is_ad=jnp.zeros((1, candidates), bool),
+    bid=jnp.zeros((1, candidates)), value_mu=jnp.zeros((1, candidates)),
+  )  # fmt: skip
+  levels, creative_levels = ids.poi.shape[1], ids.creative.shape[1]
+  return generator.init(rng, request, ids, catalog, zeros(2, levels), zeros(2, creative_levels))["params"]
+
+
+def catalogue_table(ids) -> CandidateTable:
+  """Returns the whole catalogue as one table of leading size 1, nothing advertised: what a next visit may be."""
+  count = ids.poi.shape[0]
+  return CandidateTable(
+    codes=ids.poi[None], valid=jnp.ones((1, count), bool), is_ad=jnp.zeros((1, count), bool),
+    organic_rank=jnp.arange(count)[None],
+  )  # fmt: skip
+
+
+def visit_prior(models, params, memory, request):
+  """Returns the item prior f32[B, P] of every POI as the next visit."""
+  everything = jnp.broadcast_to(jnp.arange(params["ids"].poi.shape[0]), (request.user.shape[0], params["ids"].poi.shape[0]))
+  return generation.apply(
+    models.generator, params["generator"], "candidate_logits", memory, request, params["catalog"], everything,
+    task=NEXT_VISITS,
+  )  # fmt: skip
+
+
+def _visit_loss(models, params, request, targets, options, rng):
+  """Returns (sum, weight) of the next visits' cross-entropy (EGA Eq. 27)."""
+  encode_rng, drop_rng, decode_rng = jax.random.split(rng, 3)
+  hidden = jax.random.bernoulli(drop_rng, options.drop_clicks, request.user.shape)
+  request = hide_clicks(request, hidden)
+  memory = _encode(models, params, request, encode_rng)
+  codes = jnp.where(targets[..., None] >= 0, params["ids"].poi[jnp.maximum(targets, 0)], -1)
+  logits = _decode(models, params, memory, codes, NEXT_VISITS, decode_rng)[0]
+  if options.normaliser == "vocabulary":
+    return losses.next_token_loss(logits, codes, where=targets >= 0)[:2]
+  prior = visit_prior(models, params, memory, request)
+  log_p = slate.list_log_z(logits, catalogue_table(params["ids"]), targets, None, prior, ListConfig(), reuse=True)
+  return losses.sequence_loss(log_p, where=targets >= 0)[:2]
+
+
+def _list_losses(models, params, request, batch, options, rng):
+  """Returns ((sum, weight) of clicked POIs, (sum, weight) of clicked creatives' codes) (EGA Eq. 27-28)."""
+  encode_rng, decode_rng = jax.random.split(rng)
+  memory = _encode(models, params, request, encode_rng)
+  items, creatives, creative_click = _clicked_first(batch)
+  table = generation.candidate_table(request, params["ids"])
+  codes = generation.list_codes(table, items)
+  logits, states = _decode(models, params, memory, codes, LIST_TASK, decode_rng)
+  if options.normaliser == "vocabulary":
+    clicks = losses.next_token_loss(logits, codes, where=items >= 0)[:2]
+  else:
+    position = jnp.arange(table.valid.shape[1])
+    shown = jnp.any(batch["shown_item"][..., None] == position, axis=1)
+    prior = generation.apply(
+      models.generator, params["generator"], "candidate_logits", memory, request, params["catalog"],
+      request.candidates, is_ad=request.is_ad, task=LIST_TASK,
+    )  # fmt: skip
+    among = CandidateTable(table.codes, table.valid & shown, table.is_ad, table.organic_rank)
+    log_p = slate.list_log_z(logits, among, items, None, prior, ListConfig(), reuse=True)
+    clicks = losses.sequence_loss(log_p, where=items >= 0)[:2]
+  own = params["ids"].creative[jnp.maximum(creatives, 0)]
+  creative_logits = generation.apply(models.generator, params["generator"], "creative_logits", states, own)
+  return clicks, losses.multi_token_loss(creative_logits, own, where=creative_click)[:2]
+
+
+def _clicked_first(batch):
+  """Returns (items, creatives i32[B, K], creative_click bool[B, K]): the clicked entries in list order, then -1."""
+  clicked = (batch["click"] > 0) & (batch["shown_item"] >= 0)
+  order = jnp.argsort(~clicked, axis=1, stable=True)
+  take = lambda column: jnp.take_along_axis(column, order, axis=1)
+  kept = take(clicked)
+  items = jnp.where(kept, take(batch["shown_item"]), -1)
+  creatives = jnp.where(kept, take(batch["shown_creative"]), -1)
+  return items, creatives, kept & (take(batch["creative_click"]) > 0)
+
+
+def _encode(models, params, request, rng):
+  return generation.apply(
+    models.generator, params["generator"], "encode", request, params["ids"], params["catalog"],
+    deterministic=False, rng=rng,
+  )  # fmt: skip
+
+
+def _decode(models, params, memory, codes, task, rng):
+  return generation.apply(
+    models.generator, params["generator"], "decode", memory, codes, task, deterministic=False, rng=rng
+  )

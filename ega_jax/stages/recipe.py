@@ -1,0 +1,103 @@
+"""EGA's recipe: which modules, which stages, in which order."""
+
+import dataclasses
+
+import jax
+
+from ega_jax.data.pipeline import read_catalog
+from ega_jax.data.records import read_schema
+from ega_jax.decoding.lists import ListConfig
+from ega_jax.models import ega, reward
+from ega_jax.models.payment import PaymentConfig, PaymentNetwork
+from ega_jax.models.ranker import Ranker
+from ega_jax.stages.batches import held_back_folds
+from ega_jax.stages.payment import payment_stage
+from ega_jax.stages.policy import policy_stage
+from ega_jax.stages.pretrain import pretrain_stage
+from ega_jax.stages.ranker import ranker_stage
+from ega_jax.stages.reward import reward_stage
+from ega_jax.stages.tokenizer import tokenizer_stage
+from ega_jax.systems.ega import EGASystem
+from ega_jax.systems.generation import Models
+
+PRESETS = {"tiny": ega.tiny, "small": ega.small, "paper": ega.paper}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """What of the data fixes the shape of a model."""
+
+  num_pois: int
+  num_users: int
+  num_creatives: int
+
+
+def data_sizes(directory) -> Sizes:
+  """Returns the sizes of prepared data."""
+  catalog = read_catalog(directory)
+  return Sizes(len(catalog.poi_place), read_schema(directory)["sizes"]["users"], len(catalog.creative_poi))
+
+
+def build_models(config, sizes: Sizes) -> Models:
+  """Returns the generator and the reward model of a config."""
+  chosen = config.model.to_dict()
+  preset = chosen.pop("preset")
+  if preset not in PRESETS:
+    raise ValueError(f"config.model.preset is {preset!r}; allowed: {', '.join(PRESETS)}")
+  tokens = config.tokenizer
+  generator = PRESETS[preset](
+    num_pois=sizes.num_pois, num_users=sizes.num_users, poi_levels=tokens.levels + 1,
+    poi_vocabulary=tokens.codebook_size, creative_levels=tokens.levels,
+    creative_vocabulary=tokens.creative_codebook_size, max_items=max(config.list_length, config.pretrain.targets),
+    **chosen,
+  )  # fmt: skip
+  return Models(ega.EGA(generator), reward.RewardModel(_encoder_config(config, sizes)))
+
+
+def _encoder_config(config, sizes, **changes):
+  settings = {"max_positions": config.list_length, **config.reward.model, **changes}
+  return reward.RewardConfig(sizes.num_pois, sizes.num_users, sizes.num_creatives, **settings)
+
+
+def list_config(config, **changes) -> ListConfig:
+  """Returns how lists are generated; the bid scale is filled in from the training logs' median."""
+  return ListConfig(**{"list_length": config.list_length, **config.lists, **changes})
+
+
+def process():
+  """Returns (index, count) of this process."""
+  return jax.process_index(), jax.process_count()
+
+
+def stages(config, workdir, models=None):
+  """Returns EGA's stages and those of the systems it is compared with, in order.
+
+  tokenizer, pretrain, reward, policy, payment are EGA's five. policy_bid_free is the generator of lists that ignore bids
+  (GR, vcg_range); payment_rate the paper's payment form on the same allocation; ranker the cascade's models; judge a
+  second reward model, of held-back logs, that scores choices on validation.
+  """
+  models = models or build_models(config, data_sizes(config.data))
+  share = {"process": process()}
+  lists = list_config(config)
+  system_of = lambda params: ega_system(config, models, params)
+  return [
+    tokenizer_stage(config, **share),
+    pretrain_stage(config, models, **share),
+    reward_stage(config, models, **share),
+    policy_stage(config, models, lists, **share),
+    policy_stage(config, models, lists, name="policy_bid_free", bid_free=True, **share),
+    reward_stage(config, models, name="judge", source="pretrain", folds=held_back_folds(config), **share),
+    ranker_stage(config, build_ranker(config), **share),
+    payment_stage(config, system_of, PaymentNetwork(PaymentConfig("price")), workdir, **share),
+    payment_stage(config, system_of, PaymentNetwork(PaymentConfig("rate")), workdir, name="payment_rate", **share),
+  ]
+
+
+def ega_system(config, models, params, options=None, name="EGA") -> EGASystem:
+  """Returns EGA with the generator, reward model and ad-load knob of `params`."""
+  return EGASystem(name, models, params, list_config(config), options, sweep_prefixes=config.sweep_prefixes)
+
+
+def build_ranker(config) -> Ranker:
+  """Returns the cascade's click models, of the reward model's sizes."""
+  return Ranker(_encoder_config(config, data_sizes(config.data), history="hstu"))

@@ -1,0 +1,79 @@
+"""Stage 3: the permutation-aware reward model on logged lists (EGA Eq. 18-20, 30), calibrated on validation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ega_jax.data.pipeline import eval_batches
+from ega_jax.losses.reward import list_click_loss
+from ega_jax.models.calibration import fit_calibration
+from ega_jax.stages.batches import LIST, REQUEST, logged, main_folds
+from ega_jax.stages.market import market_constants
+from ega_jax.stages.ranker import example_request
+from ega_jax.training.stage import Stage
+from ega_jax.types import Request
+
+BATCH = 256
+
+
+def reward_stage(config, models, *, name="reward", source="pretrain", folds=None, process=(0, 1)) -> Stage:
+  """Returns the stage that fits the click model of lists; it ends with leaves "reward" and "market".
+
+  Args:
+    source: the stage whose other leaves are kept.
+    folds: of requests to learn from; None: the main ones. A model of the held-back folds judges choices on validation.
+  """
+  options = config.reward
+
+  def init(rng, previous):
+    request = Request.from_batch(example_request(config))
+    items = jnp.zeros((1, 1, config.list_length), jnp.int32)
+    fresh = models.reward.init(rng, request, previous[source]["catalog"], items, items)["params"]
+    return {**previous[source], "reward": fresh}
+
+  def loss(params, batch, rng):
+    request = Request.from_batch(batch)
+    items, creatives = batch["shown_item"][:, None], batch["shown_creative"][:, None]
+    logits = models.reward.apply(
+      {"params": params["reward"]}, request, params["catalog"], items, creatives, deterministic=False,
+      rngs={"dropout": rng},
+    )  # fmt: skip
+    logits = {key: value[:, 0] for key, value in logits.items()}
+    labels = {"poi": batch["click"], "creative": batch["creative_click"], "conversion": batch["conversion"]}
+    return list_click_loss(logits, labels, where=batch["shown_item"] >= 0)
+
+  def finish(params, previous):
+    del previous
+    logits, clicks, is_ad, where = validation_logits(config, models, params)
+    calibration = fit_calibration(logits, clicks, is_ad, where)
+    reward = {**params["reward"], "calibration": {key: jnp.asarray(leaf) for key, leaf in calibration.items()}}
+    params = {**params, "reward": reward}
+    return {**params, "market": market_constants(config, models, params)}
+
+  schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, options.steps // 20, options.steps)
+  return Stage(
+    name=name,
+    init=init,
+    loss=loss,
+    batches=logged(config, options.batch_size, LIST, folds=folds or main_folds(config), salt=3, process=process),
+    optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=options.weight_decay)),
+    trainable="^reward/(?!calibration)",
+    num_steps=options.steps,
+    finish=finish,
+  )
+
+
+def validation_logits(config, models, params):
+  """Returns (logits, clicks, is_ad, where), each [n, K], of the validation split's logged lists, uncalibrated so far."""
+
+  @jax.jit
+  def predict(params, batch):
+    items, creatives = batch["shown_item"][:, None], batch["shown_creative"][:, None]
+    request = Request.from_batch(batch)
+    logits = models.reward.apply({"params": params["reward"]}, request, params["catalog"], items, creatives)
+    is_ad = jnp.take_along_axis(request.is_ad, jnp.maximum(items[:, 0], 0), axis=1)
+    return logits["poi"][:, 0], batch["click"], is_ad, batch["where"][:, None] & (items[:, 0] >= 0)
+
+  blocks = [predict(params, batch) for batch in eval_batches(config.data, "validation", BATCH, columns=REQUEST + LIST)]
+  return tuple(np.concatenate([np.asarray(block[i]) for block in blocks]) for i in range(4))

@@ -1,0 +1,108 @@
+"""Stage 1: POI and creative embeddings -> semantic ids (EGA Section 2)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ega_jax.data.pipeline import from_arrays, read_catalog
+from ega_jax.tokenization import residual, rq_vae
+from ega_jax.tokenization.metrics import tokenization_metrics
+from ega_jax.tokenization.semantic_ids import add_suffix
+from ega_jax.training.stage import Stage
+from ega_jax.types import SemanticIds
+
+
+def poi_inputs(catalog):
+  """Returns f32[P, D + 2]: what POI codes describe, content and place, each of unit variance in all."""
+  unit = lambda x: (x - x.mean(0)) / np.sqrt(np.mean(np.square(x - x.mean(0))) + 1e-12)
+  content, place = unit(np.asarray(catalog.poi_embedding)), unit(np.asarray(catalog.poi_place))
+  # A place has two columns and the content many: the weight lets both move the first codes.
+  weight = np.sqrt(content.shape[1] / 4)
+  return np.concatenate([content, weight * place], axis=1).astype(np.float32)
+
+
+def _modules(config, inputs):
+  sizes = {"poi": config.codebook_size, "creative": config.creative_codebook_size}
+  return {
+    name: rq_vae.RQVAE(rq_vae.RQVAEConfig(inputs[name].shape[1], levels=config.levels, codebook_size=size))
+    for name, size in sizes.items()
+  }
+
+
+def tokenizer_stage(config, process=(0, 1)) -> Stage:
+  """Returns the stage that ends with leaves "catalog" and "ids" (types.SemanticIds), which later stages inherit.
+
+  method "rq_vae" trains one RQ-VAE for POIs and one for creatives together; "rq_kmeans" trains nothing.
+
+  Args: config: the experiment's config; process: (index, count) of this process.
+  """
+  tokens = config.tokenizer
+  catalog = read_catalog(config.data)
+  inputs = {"poi": poi_inputs(catalog), "creative": np.asarray(catalog.creative_embedding, np.float32)}
+  modules = _modules(tokens, inputs)
+  losses = {name: rq_vae.rq_vae_loss_fn(module, name, column=name) for name, module in modules.items()}
+  trains = tokens.method == "rq_vae"
+  if tokens.method not in ("rq_vae", "rq_kmeans"):
+    raise ValueError(f"config.tokenizer.method is {tokens.method!r}; allowed: 'rq_vae', 'rq_kmeans'")
+
+  def init(rng, previous):
+    del rng, previous
+    params = {"catalog": catalog_leaves(catalog)}
+    for name, module in modules.items() if trains else ():
+      # The k-means start runs on the host, of data that are constants: now, also while init is being traced.
+      with jax.ensure_compile_time_eval():
+        fresh = module.init(jax.random.key(config.seed), inputs[name][:2])["params"]
+        params[name] = rq_vae.init_codebooks_by_kmeans(module, fresh, inputs[name], config.seed)
+    return params
+
+  def loss(params, batch, rng):
+    parts = {name: part(params, batch, rng) for name, part in losses.items()}
+    # Two independent models in one step: each is divided by its own weight, and the sum is per row of the batch.
+    total = sum(value / jnp.maximum(weight, 1) for value, weight, _ in parts.values())
+    rows = parts["poi"][1]
+    metrics = {f"{name}/{key}": value for name, part in parts.items() for key, value in part[2].items()}
+    return total * rows, rows, metrics
+
+  def batches(previous):
+    del previous
+    rows = np.arange(max(len(x) for x in inputs.values()))
+    columns = {name: x[rows % len(x)] for name, x in inputs.items()}
+    return from_arrays(columns, tokens.batch_size, config.seed, process_index=process[0], process_count=process[1])
+
+  def finish(params, previous):
+    del previous
+    codes = {name: _codes(tokens, modules[name], params, name, inputs[name], config.seed) for name in modules}
+    ids = SemanticIds(poi=add_suffix(codes["poi"], tokens.codebook_size), creative=codes["creative"])
+    return {**params, "ids": ids}
+
+  return Stage(
+    name="tokenizer",
+    init=init,
+    loss=loss,
+    batches=batches,
+    optimizer=optax.adamw(tokens.learning_rate, weight_decay=1e-4),
+    trainable="^(poi|creative)/(encoder|decoder|codebooks)",
+    num_steps=tokens.steps if trains else 0,
+    finish=finish,
+  )
+
+
+def catalog_leaves(catalog):
+  """Returns the catalogue with jax arrays as leaves."""
+  return jax.tree.map(jnp.asarray, catalog)
+
+
+def _codes(tokens, module, params, name, inputs, seed):
+  if tokens.method == "rq_kmeans":
+    size = tokens.codebook_size if name == "poi" else tokens.creative_codebook_size
+    return residual.encode(inputs, residual.fit_residual_kmeans(inputs, tokens.levels, size, seed))
+  return rq_vae.encode(module, params[name], inputs)
+
+
+def describe(params):
+  """Returns collision, usage and PAS of the POI and creative ids, as floats."""
+  catalog, ids = params["catalog"], params["ids"]
+  poi = tokenization_metrics(np.asarray(ids.poi)[:, :-1], np.asarray(catalog.poi_embedding))
+  creative = tokenization_metrics(np.asarray(ids.creative), np.asarray(catalog.creative_embedding))
+  return {f"poi/{k}": v for k, v in poi.items()} | {f"creative/{k}": v for k, v in creative.items()}

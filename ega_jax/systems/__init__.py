@@ -1,0 +1,1 @@
+"""Served systems: a parameter tree -> allocate(batch, bids) -> Slate, and payment rules over it."""

@@ -1,0 +1,123 @@
+"""From a request to lists with creatives and click probabilities: the pieces that stages and systems share.
+
+Everything is a function of (models, params, request): `Models` holds the modules (static), `params` the one tree of
+leaves "catalog", "ids", "generator", "reward", "market".
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ega_jax.decoding.lists import Decoder
+from ega_jax.models.ega import EGA, LIST
+from ega_jax.models.reward import RewardModel
+from ega_jax.types import CandidateTable, record
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+  """The modules of EGA; hashable, so that a jitted function takes it as a static argument."""
+
+  generator: EGA
+  reward: RewardModel
+
+
+@record
+class Prepared:
+  """A request made ready for decoding."""
+
+  request: object
+  memory: object
+  table: CandidateTable
+  prior: jax.Array  # f32[B, C]
+
+
+def candidate_table(request, ids) -> CandidateTable:
+  """Returns the candidates of a request as decoding sees them; organic items are ranked by their position."""
+  valid = request.candidates >= 0
+  position = jnp.broadcast_to(jnp.arange(valid.shape[1]), valid.shape)
+  codes = jnp.where(valid[..., None], ids.poi[jnp.maximum(request.candidates, 0)], -1)
+  rank = jnp.where(valid & ~request.is_ad, position, -1)
+  return CandidateTable(codes=codes, valid=valid, is_ad=request.is_ad & valid, organic_rank=rank)
+
+
+def apply(module, params, method, *args, **kwargs):
+  """Returns module.apply of a method; `rng` in kwargs feeds dropout."""
+  rng = kwargs.pop("rng", None)
+  rngs = None if rng is None else {"dropout": rng}
+  return module.apply({"params": params}, *args, method=method, rngs=rngs, **kwargs)
+
+
+def prepare(models, params, request, *, rng=None, task=LIST, visits_only=False) -> Prepared:
+  """Returns memory, candidate table and item prior of a request; dropout is on where an rng is given."""
+  generator, catalog, ids = params["generator"], params["catalog"], params["ids"]
+  memory = apply(
+    models.generator, generator, "encode", request, ids, catalog,
+    deterministic=rng is None, visits_only=visits_only, rng=rng,
+  )  # fmt: skip
+  prior = apply(
+    models.generator, generator, "candidate_logits", memory, request, catalog, request.candidates,
+    is_ad=request.is_ad, task=task,
+  )  # fmt: skip
+  return Prepared(request=request, memory=memory, table=candidate_table(request, ids), prior=prior)
+
+
+def decoder(models, params, memory, length, task=LIST) -> Decoder:
+  """Returns the generator as beam search sees it; `length` positions are cached."""
+
+  def init(num_prefixes):
+    return apply(models.generator, params["generator"], "init_cache", memory, num_prefixes, length)
+
+  def step(cache, token, position):
+    return apply(models.generator, params["generator"], "decode_step", memory, cache, token, position, task)
+
+  return Decoder(init=init, step=step)
+
+
+def list_codes(table, items):
+  """Returns i32[B, ..., K, L]: codes of the list entries items i32[B, ..., K]; those of absent entries are -1."""
+  codes = jax.vmap(lambda codes, item: codes[jnp.maximum(item, 0)])(table.codes, items)
+  return jnp.where(items[..., None] >= 0, codes, -1)
+
+
+def list_pois(request, items):
+  """Returns POI ids i32[B, ..., K] of list entries, -1 where absent."""
+  poi = jax.vmap(lambda row, item: row[jnp.maximum(item, 0)])(request.candidates, items)
+  return jnp.where(items >= 0, poi, -1)
+
+
+def choose_creatives(models, params, states, poi):
+  """Returns creative ids i32[...] for POIs i32[...] given the decoder's states [..., d] (EGA Eq. 16-17).
+
+  Greedy over the chain of codes, restricted at every level to codes of the POI's own creatives: the choice is always
+  one of them. Two creatives with equal codes: the first.
+  """
+  ids, catalog = params["ids"], params["catalog"]
+  own = catalog.poi_creatives[jnp.maximum(poi, 0)]  # [..., R]
+  codes = ids.creative[jnp.maximum(own, 0)]  # [..., R, Lc]
+  alive = own >= 0
+  chosen = jnp.zeros((*poi.shape, codes.shape[-1]), jnp.int32)
+  for level in range(codes.shape[-1]):
+    logits = apply(models.generator, params["generator"], "creative_logits", states, chosen)[..., level, :]
+    score = jnp.take_along_axis(logits, jnp.maximum(codes[..., level], 0), axis=-1)
+    best = jnp.argmax(jnp.where(alive, score, -jnp.inf), axis=-1)
+    code = jnp.take_along_axis(codes[..., level], best[..., None], axis=-1)
+    alive &= codes[..., level] == code
+    chosen = chosen.at[..., level].set(code[..., 0])
+  first = jnp.argmax(alive, axis=-1)
+  creative = jnp.take_along_axis(own, first[..., None], axis=-1)[..., 0]
+  return jnp.where(poi >= 0, creative, -1)
+
+
+def list_creatives(models, params, prepared, items):
+  """Returns creatives i32[B, U, K] of the lists items i32[B, U, K], each chosen after its prefix."""
+  codes = list_codes(prepared.table, items)
+  _, states = apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
+  return choose_creatives(models, params, states, list_pois(prepared.request, items))
+
+
+def click_probabilities(models, params, request, items, creatives):
+  """Returns the reward model's POI-click probabilities f32[B, U, K], 0 where there is no item (EGA Eq. 18-20)."""
+  logits = models.reward.apply({"params": params["reward"]}, request, params["catalog"], items, creatives)
+  return jnp.where(items >= 0, jax.nn.sigmoid(logits["poi"]), 0.0)

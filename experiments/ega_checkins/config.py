@@ -1,0 +1,16 @@
+"""EGA and its baselines on a city's check-ins: see README.md beside this file."""
+
+from ega_jax.stages import recipe
+from ega_jax.stages.defaults import base_config
+
+
+def get_config():
+  """Returns EGA at size `small`: 3 codes of 64 and a suffix, K = 10, N_S = 64."""
+  config = base_config()
+  config.data = "runs/checkins/data"
+  return config
+
+
+def stages(config, workdir):
+  """Returns the stages that launch.train runs."""
+  return recipe.stages(config, workdir)
