@@ -241,7 +241,7 @@ class ItemPrior(nn.Module):
     x = jnp.concatenate([features, match[..., None], bias, ad[..., None]], axis=-1)
     hidden = nn.relu(Dense(config.prior_width, names=(None, "mlp"), name="hidden")(x))
     both = jnp.concatenate([x, hidden], axis=-1)
-    heads = Dense(NUM_TASKS, names=("mlp", None), kernel_init=nn.initializers.normal(0.02), name="heads")(both)
+    heads = Dense(NUM_TASKS, names=(None, None), kernel_init=nn.initializers.normal(0.02), name="heads")(both)
     return jnp.where(candidates >= 0, heads[..., task], 0.0).astype(jnp.float32)
 
 

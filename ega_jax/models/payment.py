@@ -75,7 +75,8 @@ class PaymentNetwork(nn.Module):
     others = jnp.where(slot > 0, 0.0, bids)
     if self.config.payment == "rate":
       return rate_price(self._rate_logit(others, z * theta, slot), own_bid)
-    return cap_price(self._price(theta, others, is_ad, competitors, slot, pivot), own_bid, straight_through)
+    price = self._price(theta, others, is_ad, competitors, slot, pivot)
+    return cap_price(price, own_bid, straight_through=straight_through)
 
   def _mlp(self, columns):
     out = MLP((*self.config.widths, 1), name="mlp")(jnp.concatenate(columns, axis=-1))

@@ -63,7 +63,7 @@ class FeedForward(nn.Module):
 
 
 class MLP(nn.Module):
-  """Returns x through ReLU layers of `widths`; the last one is linear."""
+  """Returns x through ReLU layers of `widths`; the last one is linear. For small towers: replicated, not sharded."""
 
   widths: tuple
   dtype: Any = jnp.float32
@@ -71,7 +71,6 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x):
     for i, width in enumerate(self.widths):
-      names = ("embed", "mlp") if i % 2 == 0 else ("mlp", "embed")
-      x = Dense(width, names=names, dtype=self.dtype, name=f"layer_{i}")(x)
+      x = Dense(width, names=(None, None), dtype=self.dtype, name=f"layer_{i}")(x)
       x = nn.relu(x) if i + 1 < len(self.widths) else x
     return x

@@ -97,3 +97,10 @@ def test_sampled_policy_gradient_raises_what_earns_more():
 def test_mask_of_another_shape_is_refused():
   with pytest.raises(ValueError, match=r"\(3,\).*\(2, 4\)"):
     masking.masked_sum(jnp.ones((2, 4)), np.ones(3, bool))
+
+
+def test_masked_sum_hides_nan_from_value_and_gradient():
+  values, where = jnp.array([1.0, jnp.nan, 2.0]), np.array([True, False, True])
+  total, gradient = jax.value_and_grad(lambda v: masking.masked_sum(jnp.square(v) + 0, where)[0])(values)
+  assert total == 5 and masking.masked_sum(values, where)[1] == 2
+  np.testing.assert_array_equal(gradient[np.array([0, 2])], [2, 4])
