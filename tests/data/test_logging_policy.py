@@ -45,6 +45,8 @@ def test_gsp_charges_the_next_score_over_the_own_ctr():
   np.testing.assert_allclose(price, [[0.4 / 0.2, 0, 0.1 / 0.1, 0.3]], rtol=1e-6)
   price = logging_policy.gsp_payments(score, pctr, items[:, [0, 1, 3]], is_ad, bid, 0.3)
   np.testing.assert_allclose(price, [[0.1 / 0.2, 0, 0.3]], rtol=1e-6)  # ad 1 is not in the list
+  price = logging_policy.gsp_payments(score, pctr, items, is_ad, bid, 2.5)
+  np.testing.assert_allclose(price, [[2.5, 0, 2.5, 2]], rtol=1e-6)  # the reserve, but never above the bid
   price = logging_policy.gsp_payments(score, pctr, items[:, :2], is_ad, bid, 0.3)
   np.testing.assert_allclose(price, [[0.4 / 0.2, 0]], rtol=1e-6)  # the lowest of the list pays the next outside
 

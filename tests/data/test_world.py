@@ -40,10 +40,12 @@ def test_marginals_equal_the_sum_over_click_patterns():
 def test_logs_are_drawn_from_the_marginals(market):
   rows, repeats = np.arange(40), 4000
   items, creatives = (market.logs[name][:40] for name in ("shown_item", "shown_creative"))
-  exact = market.world.click_probabilities(rows, items, creatives)
+  click = dataclasses.replace(market.world.click, bias=-1.0, fatigue=0.5)  # many clicks: what is above matters
+  world = dataclasses.replace(market.world, click=click)
+  exact = world.click_probabilities(rows, items, creatives)
   rng = np.random.default_rng(1)
   many = [np.tile(x, (repeats, 1)) for x in (items, creatives)]
-  drawn = market.world.sample(np.tile(rows, repeats), *many, rng)
+  drawn = world.sample(np.tile(rows, repeats), *many, rng)
   for truth, sample in zip(exact, drawn, strict=True):
     mean = sample.reshape(repeats, *items.shape).mean(0)
     error = (mean - truth) / np.sqrt(truth * (1 - truth) / repeats)
@@ -210,7 +212,7 @@ def test_over_checkins_keeps_the_real_visits_and_hides_the_future():
   assert len(market.requests["row"]) == 900 and market.catalog.poi_parent.max() < config.num_parents
   assert (market.requests["is_ad"].sum(1) < config.num_ads).any()  # the radius holds fewer
   later = checkins.poi.copy()
-  later[600:] = later[600:][::-1]
+  later[600:] = (later[600:] * 7 + 3) % 80
   other = marketplace.over_checkins(dataclasses.replace(checkins, poi=later), config, 0, cut)
   before = market.requests["time"] < cut
   for name in ("place", "hour", "candidates", "is_ad", "bid", "value_mu"):
