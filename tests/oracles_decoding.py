@@ -1,4 +1,6 @@
-"""Slow, independent decoding in Python dictionaries and float64: prefixes are tuples of codes, legality is set arithmetic, nothing is shared with ega_jax.decoding."""
+"""Slow, independent decoding in Python dictionaries and float64: prefixes are tuples of codes, legality is set
+arithmetic, nothing is shared with ega_jax.decoding.
+"""
 
 import dataclasses
 import math
@@ -62,7 +64,10 @@ class Market:
 
   def resolve(self, under):
     """The item of a finished path."""
-    key = lambda i: ((math.log(self.bids[i]) * self.alpha + self.prior[i]) if self.use_bids and self.kinds[i] == "ad" and self.bids[i] > 0 else -math.inf)
+    def key(i):
+      bids = self.use_bids and self.kinds[i] == "ad" and self.bids[i] > 0
+      return math.log(self.bids[i]) * self.alpha + self.prior[i] if bids else -math.inf
+
     return min(under, key=lambda i: (-key(i), -self.prior[i] if self.use_prior else 0.0, i))
 
   def _expand(self, beams, size):
@@ -127,7 +132,8 @@ class ToyModel:
   def logits(self, path, request):
     """float[V] after the codes `path` of request number `request`."""
     tokens = (-1,) + tuple(path)
-    state = sum((np.float64(self.embedding[token + 1]) * self.place[t] for t, token in enumerate(tokens)), np.float64(self.request[request]))
+    written = [np.float64(self.embedding[token + 1]) * self.place[t] for t, token in enumerate(tokens)]
+    state = np.sum(written, axis=0) + self.request[request]
     return np.tanh(state) @ np.float64(self.head)
 
   def decoder(self, batch):

@@ -1,27 +1,33 @@
-"""What may be decoded next and what it is bid (EGA Eq. 21-22): the one place where legality, bids and the item prior enter decoding.
+"""What may be decoded next and what it is bid (EGA Eq. 21-22): the one place where legality, bids and the item prior
+enter decoding.
 
-A step of a list may take any unused ad or exactly the next organic item. An item is spelled by L codes; at a level the legal tokens are those with a legal item under
-them, and a token's weight is that of the legal items under it. All quantities here are matrix products of `under` (bool[B, X, C], the items that a prefix still allows)
-with one-hot codes, for X prefixes of a request side by side; nothing loops over prefixes.
+A step of a list may take any unused ad or exactly the next organic item. An item is spelled by L codes; at a level the
+legal tokens are those with a legal item under them, and a token's weight is that of the legal items under it. All
+quantities here are matrix products of `under` (bool[B, X, C], the items that a prefix still allows) with one-hot codes,
+for X prefixes of a request side by side; nothing loops over prefixes.
 
-This is the candidate-table version. Decoding uses only `available_items`, `token_log_mass`, `token_log_weight` and `narrow`; a catalogue trie can answer the same questions.
+This is the candidate-table version. Decoding uses only `available_items`, `token_log_mass`, `token_log_weight` and
+`narrow`; a catalogue trie can answer the same questions.
 """
 
 import jax
 import jax.numpy as jnp
 
-_FLOOR = -60.0  # a legal item's prior below its prefix's best, at least: exp(-60) is far from float32's underflow, so that no legal token vanishes
+_FLOOR = -60.0  # a prior further below the request's best counts as this far: no legal token underflows
 _BLOCK = 120  # ranks told apart by one float32 exponent range, four apart each
 _SMALLEST = 1e-30  # least token weight: beta = 0 and bid 0 make a token improbable, not illegal
 
 
 def available_items(table, items, masked=None):
-  """Returns bool[B, X, C]: what the next list step may take after `items` i32[B, X, K] (-1: not taken yet). `masked` bool[B, X, C] drops candidates.
+  """Returns bool[B, X, C]: what the next list step may take after `items` i32[B, X, K] (-1: not taken yet). `masked`
+  bool[B, X, C] drops candidates.
 
   Unused ads, and of the organic items left the first in rank.
   """
   position = jnp.arange(table.valid.shape[-1])
-  left = table.valid[:, None] & ~jnp.any(items[..., None] == position, axis=-2)
+  left = jnp.broadcast_to(table.valid[:, None], items.shape[:2] + position.shape)
+  for step in range(items.shape[-1]):  # vectorised over candidates; a reduction over steps is much slower on CPU
+    left &= items[..., step, None] != position
   if masked is not None:
     left &= ~masked
   organic = left & ~table.is_ad[:, None]
@@ -40,7 +46,9 @@ def narrow(under, table, level, token):
 
 
 def sums(weights, tokens):
-  """Returns f32[B, X, V]: weights f32[B, X, C] summed by token f32[B, C, V] (or [1, C, V], shared by all requests), in full precision on every device."""
+  """Returns f32[B, X, V]: weights f32[B, X, C] summed by token f32[B, C, V] (or [1, C, V], shared by all requests), in
+  full precision on every device.
+  """
   precision = jax.lax.Precision.HIGHEST
   if tokens.shape[0] == 1:
     return jnp.einsum("bxc,cv->bxv", weights, tokens[0], precision=precision)
@@ -48,20 +56,19 @@ def sums(weights, tokens):
 
 
 def token_log_mass(under, prior, tokens):
-  """Returns f32[B, X, V]: log of the sum of exp(prior_i) over the items of `under` below each token; -inf exactly where there is none.
+  """Returns f32[B, X, V]: log of the sum of exp(prior_i) over the items of `under` below each token; -inf exactly where
+  there is none.
 
-  prior: f32[B, C], or None for a count. tokens: f32[B, C, V] from `one_hot_codes`. Differentiable in the prior, with no NaN.
+  prior: f32[B, C], or None for a count. tokens: f32[B, C, V] from `one_hot_codes`. Differentiable in the prior, with no
+  NaN.
   """
-  if prior is None:
-    best, weights = 0.0, under.astype(jnp.float32)
-  else:
-    prior = prior[:, None]
-    best = jax.lax.stop_gradient(jnp.max(jnp.where(under, prior, -jnp.inf), -1, keepdims=True))
-    best = jnp.where(jnp.isfinite(best), best, 0.0)
-    weights = jnp.where(under, jnp.exp(jnp.maximum(jnp.where(under, prior - best, 0.0), _FLOOR)), 0.0)
-  mass = sums(weights, tokens)
+  if prior is not None:
+    best = jax.lax.stop_gradient(jnp.max(prior, -1, keepdims=True))
+    tokens = tokens * jnp.exp(jnp.maximum(prior - best, _FLOOR))[..., None]
+  mass = sums(under.astype(jnp.float32), tokens)
   legal = mass > 0
-  return jnp.where(legal, jnp.log(jnp.where(legal, mass, 1.0)) + best, -jnp.inf)
+  log_mass = jnp.log(jnp.where(legal, mass, 1.0))
+  return jnp.where(legal, log_mass if prior is None else log_mass + best[..., None], -jnp.inf)
 
 
 def bid_power(bids, config):
@@ -93,17 +100,20 @@ def ranked(values):
 
 
 def max_by_token(under, ordered, rank, tokens):
-  """Returns f32[B, X, V]: the largest value over the items of `under` below each token; -inf where there is none. (ordered, rank) come from `ranked`.
+  """Returns f32[B, X, V]: the largest value over the items of `under` below each token; -inf where there is none.
+  (ordered, rank) come from `ranked`.
 
-  A maximum as matrix products: an item of rank r contributes 4^-r, so the exponent of a token's sum is the best rank under it (the rest adds up to less than a third of the
-  leading term, which no rounding carries over). Ranks go in blocks of what float32's exponents can tell apart.
+  A maximum as matrix products: an item of rank r contributes 4^-r, so the exponent of a token's sum is the best rank
+  under it (the rest adds up to less than a third of the leading term, which no rounding carries over). Ranks go in
+  blocks of what float32's exponents can tell apart.
   """
   size = rank.shape[-1]
   best = jnp.full((), size, jnp.int32)
   for block in reversed(range(-(-size // _BLOCK))):
     inside = rank // _BLOCK == block
     exponent = _BLOCK - 2 * (rank % _BLOCK)
-    power = jnp.where(inside, jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32), 0.0)  # 2^exponent, exactly
+    power = jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)  # 2^exponent, exactly
+    power = jnp.where(inside, power, 0.0)
     total = sums(under.astype(jnp.float32), tokens * power[..., None])
     exponent = (jax.lax.bitcast_convert_type(total, jnp.int32) >> 23) - 127
     best = jnp.where(total > 0, block * _BLOCK + (_BLOCK - exponent) // 2, best)
@@ -122,8 +132,9 @@ def token_sums(under, table, bids, tokens, config):
 def token_log_weight(under, table, bids, tokens, config):
   """Returns f32[B, X, V]: log w of each token (Eq. 21); finite where the token is legal. bids f[B, C] per click.
 
-  "max": of the legal items' weights, which is the weight of the largest bid. "mean": the mean bid of the legal items under the token, organic ones bidding 0, to the power
-  alpha, plus their mean beta. Both are non-decreasing in every bid.
+  "max": of the legal items' weights, which is the weight of the largest bid. "mean": the mean bid of the legal items
+  under the token, organic ones bidding 0, to the power alpha, plus their mean beta. Both are non-decreasing in every
+  bid.
   """
   if config.token_bid == "max":
     ordered, rank = ranked(item_log_weight(table, bids, config))
@@ -134,19 +145,23 @@ def token_log_weight(under, table, bids, tokens, config):
 
 
 def log_normalise(score):
-  """Returns log-softmax over the last axis of scores that are -inf where illegal; all -inf where nothing is legal. No NaN in value or gradient."""
+  """Returns log-softmax over the last axis of scores that are -inf where illegal; all -inf where nothing is legal. No
+  NaN in value or gradient.
+  """
   legal = score > -jnp.inf
   best = jax.lax.stop_gradient(jnp.max(score, -1, keepdims=True))
   best = jnp.where(jnp.isfinite(best), best, 0.0)
   shifted = jnp.where(legal, jnp.where(legal, score, 0.0) - best, 0.0)
   total = jnp.sum(jnp.where(legal, jnp.exp(shifted), 0.0), -1, keepdims=True)
-  return jnp.where(legal, shifted - jnp.log(jnp.where(total > 0, total, 1.0)), -jnp.inf)
+  norm = jnp.log(jnp.where(total > 0, total, 1.0))
+  return jnp.where(legal, shifted - norm, -jnp.inf)
 
 
 def token_log_z(logits, under, table, level, bids, prior, config):
   """Returns f32[B, X, V]: log z of every token given X prefixes (Eq. 22 with the item prior), -inf where illegal.
 
-  z = softmax over legal tokens of logit + logsumexp of the prior of the legal items under the token + log w. bids f[B, C] or None (no weights), prior f[B, C] or None.
+  z = softmax over legal tokens of logit + logsumexp of the prior of the legal items under the token + log w. bids f[B,
+  C] or None (no weights), prior f[B, C] or None.
   """
   tokens = one_hot_codes(table, level, logits.shape[-1])
   score = token_log_mass(under, prior, tokens)
@@ -158,7 +173,8 @@ def token_log_z(logits, under, table, level, bids, prior, config):
 
 
 def resolve(under, power, prior):
-  """Returns i32[...]: of the items of `under` bool[..., C] the one with the highest bid^alpha * exp(prior); ties by prior, then position, never by bid.
+  """Returns i32[...]: of the items of `under` bool[..., C] the one with the highest bid^alpha * exp(prior); ties by
+  prior, then position, never by bid.
 
   power: (bid / bid_scale)^alpha, broadcastable to [..., C]; prior likewise. Where `under` holds one item, that item.
   """

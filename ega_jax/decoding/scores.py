@@ -1,14 +1,31 @@
 """log z of every token after every beam of every bid profile, for three shapes of bid profiles (EGA Eq. 21-22).
 
-Each class has `table`, `prior`, `num_profiles`, `log_z(level, under, logits, slot) -> f32[B, P, S, V]` and `power()`.
-`under` bool[B, U, C] and `logits` f32[B, U, V] belong to slots, `slot` i32[B, P, S] says where each beam's prefix is.
+Each class has `table`, `prior`, `num_profiles` and three functions. `terms(level, under, logits)` does the work per
+slot (distinct prefix) from `under` bool[B, U, C] and logits f32[B, U, V]; its `score` f32[B, U, V] is -inf where a
+token is illegal. `log_z(terms, slot, tokens) -> f32[B, P, S, D]` takes it to the beams at `slot` i32[B, P, S], for the
+tokens i32[B, U, D] of each slot (None: all V). `power()` is (bid / bid_scale)^alpha. `few_tokens`: whether a short list
+of tokens saves work.
 """
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ega_jax.decoding import constraints
 from ega_jax.decoding.lists import take_rows
+
+
+class Terms(NamedTuple):
+  """What a step needs of every slot."""
+
+  score: Any  # f32[B, U, V]  -inf where illegal
+  extra: Any = ()
+
+
+def _some(rows, tokens):
+  """Returns the columns `tokens` i32[B, U, D] (None: all) of rows f32[B, U, V]."""
+  return rows if tokens is None else jnp.take_along_axis(rows, tokens, -1)
 
 
 def _unweighted(scores, level, under, logits):
@@ -22,15 +39,18 @@ def _unweighted(scores, level, under, logits):
 class OneProfile:
   """One bid profile per request: everything is computed per slot. bids f32[B, C], or None for no weights."""
 
-  num_profiles = 1
+  num_profiles, few_tokens = 1, False
 
   def __init__(self, table, bids, prior, config):
     self.table, self.bids, self.prior, self.config = table, bids, prior, config
 
-  def log_z(self, level, under, logits, slot):
-    """Returns f32[B, 1, S, V]."""
-    log_z = constraints.token_log_z(logits, under, self.table, level, self.bids, self.prior, self.config)
-    return take_rows(log_z, slot)
+  def terms(self, level, under, logits):
+    """Returns Terms whose score is log z."""
+    return Terms(constraints.token_log_z(logits, under, self.table, level, self.bids, self.prior, self.config))
+
+  def log_z(self, terms, slot, tokens):
+    """Returns f32[B, 1, S, D]."""
+    return take_rows(_some(terms.score, tokens), slot)
 
   def power(self):
     """Returns (bid / bid_scale)^alpha, f32[B, 1, 1, C] or a broadcastable 0."""
@@ -44,13 +64,19 @@ class AnyProfiles:
     self.table, self.bids, self.prior, self.config = table, bids, prior, config
     self.num_profiles = bids.shape[1]
 
-  def log_z(self, level, under, logits, slot):
-    """Returns f32[B, G, S, V]."""
+  few_tokens = False
+
+  def terms(self, level, under, logits):
+    """Returns Terms of the unweighted tokens."""
     tokens, score = _unweighted(self, level, under, logits)
-    score = take_rows(score, slot)
-    weight = jax.vmap(
-      lambda bids, under: constraints.token_log_weight(under, self.table, bids, tokens, self.config), 1, 1
-    )(self.bids, take_rows(under, slot))
+    return Terms(score, (under, tokens))
+
+  def log_z(self, terms, slot, tokens):
+    """Returns f32[B, G, S, V]: the weights need the whole vocabulary."""
+    under, one_hot = terms.extra
+    score = take_rows(terms.score, slot)
+    weight = lambda bids, under: constraints.token_log_weight(under, self.table, bids, one_hot, self.config)
+    weight = jax.vmap(weight, 1, 1)(self.bids, take_rows(under, slot))
     return constraints.log_normalise(jnp.where(score > -jnp.inf, score + weight, -jnp.inf))
 
   def power(self):
@@ -91,34 +117,41 @@ class OwnBids:
       constraints.bid_power(mean_bid, self.config), (beta + self.config.beta) / (count + 1)
     )
 
-  def log_z(self, level, under, logits, slot):
-    """Returns f32[B, A * G, S, V]."""
-    batch, ads, nodes = self.nodes.shape
-    vocabulary, num = logits.shape[-1], slot.shape[-1]
+  few_tokens = True
+
+  def terms(self, level, under, logits):
+    """Returns Terms: scores at the base bids relative to each slot's best, and of each changed ad its code and
+    quantities f32[B, A, U].
+    """
     tokens, free = _unweighted(self, level, under, logits)
     weight = constraints.token_log_weight(under, self.table, self.bids, tokens, self.config)
     score = jnp.where(free > -jnp.inf, free + weight, -jnp.inf)
     best = jnp.max(score, -1, keepdims=True)
     best = jnp.where(jnp.isfinite(best), best, 0.0)
-    mass = jnp.exp(score - best)
-    place = jnp.maximum(self.ads, 0)
-    code = take_rows(self.table.codes[..., level], place)
-    mine = jax.nn.one_hot(code, vocabulary, axis=1)
+    score, mass = score - best, jnp.exp(score - best)
+    codes, place = self.table.codes[..., level], jnp.maximum(self.ads, 0)
+    code = take_rows(codes, place)
+    mine = jax.nn.one_hot(code, logits.shape[-1], axis=1)
     own = take_rows(under.transpose(0, 2, 1), place) & (self.ads >= 0)[..., None]
     rest = jnp.where(own, constraints.sums(mass, 1.0 - mine).transpose(0, 2, 1), mass.sum(-1)[:, None])
     own_free = jnp.where(own, take_rows((free - best).transpose(0, 2, 1), code), -jnp.inf)
-    same = self.table.codes[..., level][..., None] == code[:, None]
-    rivals = [r.transpose(0, 2, 1) for r in self._rivals(under, same)]
-    # from slots to beams, [B, A, U] -> [B, A, G, S]
+    rivals = self._rivals(under, codes[..., None] == code[:, None])
+    return Terms(score, (code, rest, own_free, [r.transpose(0, 2, 1) for r in rivals]))
+
+  def log_z(self, terms, slot, tokens):
+    """Returns f32[B, A * G, S, D]."""
+    (batch, ads, nodes), num = self.nodes.shape, slot.shape[-1]
     where = slot.reshape(batch, ads, nodes * num)
     beams = lambda values: jnp.take_along_axis(values, where, -1).reshape(batch, ads, nodes, num)
-    own_score = beams(own_free) + self._own_log_weight([beams(r) for r in rivals], num)
-    total = beams(rest) + jnp.exp(own_score)
+    code, rest, own_free, rivals = terms.extra
+    own = beams(own_free) + self._own_log_weight([beams(r) for r in rivals], num)
+    total = beams(rest) + jnp.exp(own)
     norm = jnp.where(total > 0, jnp.log(jnp.where(total > 0, total, 1.0)), 0.0)
-    rows = take_rows(score - best, slot).reshape(batch, ads, nodes, num, vocabulary)
-    changed = (mine.transpose(0, 2, 1) > 0)[:, :, None, None] & (own_score > -jnp.inf)[..., None]
-    rows = jnp.where(changed, own_score[..., None], rows) - norm[..., None]
-    return rows.reshape(batch, ads * nodes, num, vocabulary)
+    rows = take_rows(_some(terms.score, tokens), slot).reshape(batch, ads, nodes, num, -1)
+    which = jnp.arange(rows.shape[-1]) if tokens is None else take_rows(tokens, slot).reshape(rows.shape)
+    changed = (which == code[:, :, None, None, None]) & (own > -jnp.inf)[..., None]
+    rows = jnp.where(changed, own[..., None], rows) - norm[..., None]
+    return rows.reshape(batch, ads * nodes, num, -1)
 
   def power(self):
     """Returns (bid / bid_scale)^alpha, f32[B, A * G, 1, C]."""

@@ -1,4 +1,6 @@
-"""Lists as wholes: greedy and sampled rollouts, their log z under teacher forcing, the best of a beam, and the creatives (EGA Eq. 17, 22, 24, 31, 32)."""
+"""Lists as wholes: greedy and sampled rollouts, their log z under teacher forcing, the best of a beam, and the
+creatives (EGA Eq. 17, 22, 24, 31, 32).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +18,11 @@ def _pick(log_z, rng):
 
 
 def rollout(decoder, table, bids, prior, config, masked=None, rng=None):
-  """Returns items i32[B, J, K]: J lists decoded token by token by z (Eq. 22), each without the candidates that `masked` bool[B, J, C] drops.
+  """Returns items i32[B, J, K]: J lists decoded token by token by z (Eq. 22), each without the candidates that `masked`
+  bool[B, J, C] drops.
 
-  bids f[B, C] or None, prior f[B, C] or None. masked None: J = 1 and nothing dropped. Where candidates run out the list ends in -1. rng: sample tokens from z instead of taking the best.
+  bids f[B, C] or None, prior f[B, C] or None. masked None: J = 1 and nothing dropped. Where candidates run out the list
+  ends in -1. rng: sample tokens from z instead of taking the best.
   """
   batch, candidates = table.valid.shape
   masked = jnp.zeros((batch, 1, candidates), bool) if masked is None else masked
@@ -37,12 +41,15 @@ def rollout(decoder, table, bids, prior, config, masked=None, rng=None):
     items = items.at[..., step].set(jnp.where(jnp.any(under, -1), chosen, -1))
     return (cache, items, token), None
 
-  carry = (decoder.init(num), jnp.full((batch, num, config.list_length), -1, jnp.int32), jnp.full((batch, num), -1, jnp.int32))
+  items = jnp.full((batch, num, config.list_length), -1, jnp.int32)
+  carry = (decoder.init(num), items, jnp.full((batch, num), -1, jnp.int32))
   return jax.lax.scan(item, carry, jnp.arange(config.list_length))[0][1]
 
 
 def greedy(decoder, table, bids, prior, config, masked=None):
-  """Returns items i32[B, J, K]: the greedy list without each row's masked candidates; masked = the base list and K more with one shown item dropped gives Eq. 31."""
+  """Returns items i32[B, J, K]: the greedy list without each row's masked candidates; masked = the base list and K more
+  with one shown item dropped gives Eq. 31.
+  """
   return rollout(decoder, table, bids, prior, config, masked)
 
 
@@ -58,11 +65,14 @@ def prefixes_of(items):
 
 
 def list_log_z(logits, table, items, bids, prior, config, reuse=False):
-  """Returns f32[B, K]: log z of each item of the lists `items` i32[B, K] given those before it (the sum over its codes, Eq. 22 and 32).
+  """Returns f32[B, K]: log z of each item of the lists `items` i32[B, K] given those before it (the sum over its codes,
+  Eq. 22 and 32).
 
-  Teacher-forced: logits f[B, K, L, V] come from decoding these items. Differentiable in logits and prior. An absent item (-1) has 0, an illegal one -inf, both with gradient 0.
-  bids f[B, C] or None (no weights: plain next-token likelihood over legal codes); prior f[B, C] or None. reuse: items may repeat and organic order is off (next-visit
-  sequences); a table with leading size 1 is then shared by all requests. Under collision="bucket" this is the path's log z.
+  Teacher-forced: logits f[B, K, L, V] come from decoding these items. Differentiable in logits and prior. An absent
+  item (-1) has 0, an illegal one -inf, both with gradient 0. bids f[B, C] or None (no weights: plain next-token
+  likelihood over legal codes); prior f[B, C] or None. reuse: items may repeat and organic order is off (next-visit
+  sequences); a table with leading size 1 is then shared by all requests. Under collision="bucket" this is the path's
+  log z.
   """
   batch, length = items.shape
   candidates = table.valid.shape[-1]
@@ -81,7 +91,9 @@ def list_log_z(logits, table, items, bids, prior, config, reuse=False):
 
 
 def list_score(theta, bids, is_ad, organic_weight, where=None):
-  """Returns f[...]: score(Y) = sum over ads of b theta + organic_weight * sum over organic items of theta; all arguments [..., K], `where` masks absent items."""
+  """Returns f[...]: score(Y) = sum over ads of b theta + organic_weight * sum over organic items of theta; all
+  arguments [..., K], `where` masks absent items.
+  """
   worth = jnp.where(is_ad, bids, organic_weight) * theta
   return jnp.sum(worth if where is None else jnp.where(where, worth, 0.0), -1)
 
@@ -93,10 +105,12 @@ def bid_free_order(items):
 
 
 def best_of(lists, theta, bids, is_ad, organic_weight):
-  """Returns (items i32[B, G, K], chosen i32[B, G] row of lists.items, score f[B, G]): per profile the list of its beam with the best score(Y) (EGA Eq. 24).
+  """Returns (items i32[B, G, K], chosen i32[B, G] row of lists.items, score f[B, G]): per profile the list of its beam
+  with the best score(Y) (EGA Eq. 24).
 
-  theta f[B, U, K] click probabilities of the distinct lists; bids f[B, G, C] (negative ones, as virtual values, allowed); is_ad bool[B, C]. Ties go to the list that comes
-  first in the order of item tuples, so that neither bids nor z decide them. A profile without any list gets items -1 and score -inf.
+  theta f[B, U, K] click probabilities of the distinct lists; bids f[B, G, C] (negative ones, as virtual values,
+  allowed); is_ad bool[B, C]. Ties go to the list that comes first in the order of item tuples, so that neither bids nor
+  z decide them. A profile without any list gets items -1 and score -inf.
   """
   items = take_rows(lists.items, lists.index)
   batch, profiles, num, length = items.shape
@@ -114,10 +128,12 @@ def best_of(lists, theta, bids, is_ad, organic_weight):
 
 
 def choose_creatives(creative_logits, states, codes, valid):
-  """Returns i32[...]: per item the own creative with the highest log-probability of its code chain (EGA Eq. 17), ties to the first.
+  """Returns i32[...]: per item the own creative with the highest log-probability of its code chain (EGA Eq. 17), ties
+  to the first.
 
-  creative_logits(states f[..., R, d], codes i32[..., R, Lc]) -> f[..., R, Lc, Vc], teacher-forced. states f[..., d]; codes i32[..., R, Lc] and valid bool[..., R] of the POI's own
-  creatives. At each level the softmax is over the codes of own creatives that agree with the chain so far, each code counted once.
+  creative_logits(states f[..., R, d], codes i32[..., R, Lc]) -> f[..., R, Lc, Vc], teacher-forced. states f[..., d];
+  codes i32[..., R, Lc] and valid bool[..., R] of the POI's own creatives. At each level the softmax is over the codes
+  of own creatives that agree with the chain so far, each code counted once.
   """
   num = codes.shape[-2]
   codes = jnp.maximum(codes, 0)

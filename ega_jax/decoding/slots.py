@@ -1,4 +1,6 @@
-"""Which slot each prefix lives in. A parent's first child stays where its parent is, so that most steps move few rows of the key-value cache, and often none."""
+"""Which slot each prefix lives in. A parent's first child stays where its parent is, so that most steps move few rows
+of the key-value cache, and often none.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +16,14 @@ def assign_slots(parent, choice, alive, slots, width):
   """Returns (slot, source, choice, active, full) for the distinct (parent, choice) pairs among all beams.
 
   Args: parent i32[B, P, S] slots, choice i32[B, P, S] in [0, width), alive bool[B, P, S].
-  Returns: slot i32[B, P, S] of every beam, -1 where it is not alive or found no slot; per slot i32[B, U] the `source` slot to copy from and the `choice` made, bool[B, U]
-  whether it is `active`; full bool[B], more distinct pairs than slots.
+  Returns: slot i32[B, P, S] of every beam, -1 where it is not alive or found no slot; per slot i32[B, U] the `source`
+  slot to copy from and the `choice` made, bool[B, U] whether it is `active`; full bool[B], more distinct pairs than
+  slots.
   """
   batch = parent.shape[0]
   rows, flat = parent.reshape(batch, -1), jnp.where(alive, parent * width + choice, slots * width).reshape(batch, -1)
-  present = jax.vmap(lambda i: jnp.zeros(slots * width, bool).at[i].set(True, mode="drop"))(flat).reshape(batch, slots, width)
-  present = present.astype(jnp.int32)
+  mark = lambda i: jnp.zeros(slots * width, jnp.int32).at[i].set(1, mode="drop")
+  present = jax.vmap(mark)(flat).reshape(batch, slots, width)
   children, nth = present.sum(-1), _exclusive(present)
   dead = children == 0
   num_dead = dead.sum(-1, keepdims=True)
@@ -51,6 +54,33 @@ def assign_slots(parent, choice, alive, slots, width):
   )
 
 
-def move_rows(cache, source):
-  """Returns the cache with slot u of request b holding what slot source[b, u] held; leaves [layers, B, U, ...], source i32[B, U]."""
+def _gather_rows(cache, source):
   return jax.tree.map(lambda leaf: jax.vmap(take_rows, in_axes=(0, None))(leaf, source), cache)
+
+
+def _copy_moved_rows(cache, source):
+  """The same, in place, one slot at a time. Any order is right: no row that is written is read by another."""
+  slots = source.shape[1]
+  moved = (source != jnp.arange(slots)).reshape(-1)
+  order = jnp.argsort(~moved, stable=True)
+
+  def copy(i, cache):
+    request, slot = jnp.divmod(order[i], slots)
+    origin = source[request, slot]
+
+    def one(leaf):
+      rest = (0,) * (leaf.ndim - 3)
+      row = jax.lax.dynamic_slice(leaf, (0, request, origin) + rest, leaf.shape[:1] + (1, 1) + leaf.shape[3:])
+      return jax.lax.dynamic_update_slice(leaf, row, (0, request, slot) + rest)
+
+    return jax.tree.map(one, cache)
+
+  return jax.lax.fori_loop(0, moved.sum(), copy, cache)
+
+
+def move_rows(cache, source):
+  """Returns the cache with slot u of request b holding what slot source[b, u] held.
+
+  Leaves [layers, B, U, ...], source i32[B, U] from `assign_slots`. On CPU only the slots that change are copied.
+  """
+  return jax.lax.platform_dependent(cache, source, cpu=_copy_moved_rows, default=_gather_rows)

@@ -20,8 +20,8 @@ def _case(seed, settings, **sizes):
 
 
 def _expected(markets, model, config):
-  beams = [m.beam(lambda path, b=b: model.logits(path, b), config.list_length, config.num_lists) for b, m in enumerate(markets)]
-  return beams
+  size = (config.list_length, config.num_lists)
+  return [m.beam(lambda path, b=b: model.logits(path, b), *size) for b, m in enumerate(markets)]
 
 
 def _compare(lists, beams, profile=0):

@@ -35,7 +35,8 @@ def test_sampled_lists_follow_z():
   _, markets, model, (table, bids, prior) = _case(1, ads=2, organic=1)
   config = ListConfig(list_length=1, num_lists=1)
   masked = np.zeros((2, 4000, 4), bool)
-  items = np.asarray(jax.jit(lambda rng: slate.sampled(model.decoder(2), table, bids, prior, config, rng, masked))(jax.random.key(0)))
+  sample = jax.jit(lambda rng: slate.sampled(model.decoder(2), table, bids, prior, config, rng, masked))
+  items = np.asarray(sample(jax.random.key(0)))
   for b, market in enumerate(markets):
     for item in range(3):
       z = np.exp(market.log_z(lambda path, b=b: model.logits(path, b), (item,))[0])
@@ -47,7 +48,8 @@ def test_list_log_z(reuse):
   _, markets, model, (table, bids, prior) = _case(2, reuse=reuse)
   items = np.array([[2, 2, 5, 0], [8, 1, 1, -1]] if reuse else [[0, 4, 1, 2], [3, 0, 8, -1]])
   codes = np.array([[m.codes[i] for i in row] for m, row in zip(markets, items, strict=True)]).reshape(2, -1)
-  logits = np.array([[model.logits(path[:t], b) for t in range(8)] for b, path in enumerate(codes)], np.float32).reshape(2, 4, 2, 5)
+  logits = np.array([[model.logits(path[:t], b) for t in range(8)] for b, path in enumerate(codes)], np.float32)
+  logits = logits.reshape(2, 4, 2, 5)
   found = np.asarray(slate.list_log_z(logits, table, items, bids, prior, ListConfig(list_length=4), reuse))
   for b, market in enumerate(markets):
     expected = market.log_z(lambda path, b=b: model.logits(path, b), tuple(i for i in items[b] if i >= 0))
@@ -122,7 +124,8 @@ def test_best_of_scores_every_list_and_breaks_ties_by_items():
   found, chosen, score = slate.best_of(lists, theta, bids, is_ad, 0.4)
   for b in range(2):
     for g in range(3):
-      each = {u: sum((bids[b, g, i] if i >= 2 else 0.4) * theta[b, u, k] for k, i in enumerate(items[b, u])) for u in index[b, g, :3]}
+      worth = np.append([0.4, 0.4], bids[b, g, 2:])
+      each = {u: np.vdot(worth[items[b, u]], theta[b, u]) for u in index[b, g, :3]}
       if (b, g) == (1, 2):
         assert np.all(found[b, g] == -1) and score[b, g] == -np.inf
         continue
