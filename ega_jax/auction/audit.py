@@ -21,7 +21,7 @@ class Sizes:
 
   regret_profiles: int = 2000  # profiles with regret on the whole grid, Psi and i-SIC
   grid_points: int = 201
-  identity_profiles: int = 200  # profiles with the payment identity, its integral refined at jumps
+  identity_profiles: int = 100  # profiles with the payment identity, its integral refined at jumps
   chunk: int = 10_000  # profiles per call of the mechanism
   block: int = 50  # profiles whose curves are swept together
 
@@ -73,7 +73,8 @@ def truthfulness(mechanism, distributions, profiles, sizes=None):
   fields = [field.name for field in dataclasses.fields(regret_lib.Regret)]
   lost = regret_lib.Regret(**{name: np.concatenate([getattr(one, name) for one, _ in swept]) for name in fields})
   identity = [block[: sizes.identity_profiles] for block in blocks[: -(-sizes.identity_profiles // sizes.block)]]
-  residual = np.concatenate(_in_threads(lambda block: metrics.payment_identity_residual(mechanism, block), identity))
+  residue = lambda block: metrics.payment_identity_residual(mechanism, block, rounds=8)
+  residual = np.concatenate(_in_threads(residue, identity))
   literal, ratio = metrics.psi(mechanism, profiles)
   return {
     **regret_lib.summarise_regret(lost),
