@@ -23,7 +23,7 @@ def _lists(lists):
   items = np.take_along_axis(np.asarray(lists.items)[:, None], np.asarray(lists.index)[..., None], 2)
   log_z = np.asarray(lists.log_z)
   return [
-    [[(z, tuple(y)) for z, y in zip(*pair, strict=True) if z > -np.inf] for pair in zip(log_z[b], items[b], strict=True)]
+    [[(z, tuple(y)) for z, y in zip(*row, strict=True) if z > -np.inf] for row in zip(log_z[b], items[b], strict=True)]
     for b in range(log_z.shape[0])
   ]
 
