@@ -21,7 +21,7 @@ def setting():
   catalog = oracle.catalog(rng)
   rows = oracle.request(rng, catalog)
   config = reward.RewardConfig(num_pois=30, num_users=7, num_creatives=90, width=16, num_heads=2, mlp_width=32,
-                               max_positions=LENGTH, history_items=9)
+                               max_positions=LENGTH, history_items=9, num_layers=1)
   module = reward.RewardModel(config)
   items = np.stack([[rng.permutation(9)[:LENGTH] for _ in range(3)] for _ in range(5)]).astype(np.int32)
   items[2, 1, -1] = -1
