@@ -6,7 +6,8 @@ import numpy as np
 
 from ega_jax.auction import equilibrium
 from ega_jax.evaluation import market, payments
-from ega_jax.evaluation.systems import at_items, chunks, evaluate_system, take, true_clicks
+from ega_jax.evaluation.audit import audited_ads
+from ega_jax.evaluation.systems import at_items, chunks, evaluate_system, take, true_clicks, truthful
 
 MULTIPLIERS = equilibrium.MULTIPLIERS
 
@@ -16,7 +17,7 @@ class EquilibriumOptions:
   """How the deviations are sampled; the draws are the same for every g and multiplier."""
 
   num_requests: int = 200
-  num_deviators: int = 4  # per request, each deviating alone
+  num_unshown: int = 4  # random ads per request that are not shown at the truth; each stands for its share of them
   sigma: float = payments.SIGMA
   requests_per_call: int = 8
   profiles_per_call: int = 256
@@ -26,28 +27,24 @@ class EquilibriumOptions:
 def deviation_utilities(system, rule, columns, shading, multipliers, world=None, options=None):
   """Returns the mean utility f64[M] of one ad that bids m * v while every other bids shading * v.
 
-  Deviators are drawn at random among the candidate ads. Clicks are the world's if it is given (what an advertiser
-  lives on), else the slate's belief.
+  The mean is over all candidate ads, each deviating alone: those shown at the truth, and some unshown ones by weight
+  (a plain draw of one ad in a hundred would leave the mean to a handful of shown ads). Clicks are the world's if it is
+  given (what an advertiser lives on), else the slate's belief.
   """
   options = options or EquilibriumOptions()
   rng = np.random.default_rng(options.seed)
   count = len(columns["row"])
   sample = np.sort(rng.choice(count, size=min(options.num_requests, count), replace=False))
-  total, weight = np.zeros(len(multipliers)), 0
+  total, number = np.zeros(len(multipliers)), 0.0
   for fresh, batch in chunks(take(columns, sample), options.requests_per_call):
-    ads = _deviators(batch, options.num_deviators, rng)
-    ads[fresh:] = -1
+    shown = np.asarray(system.allocate(batch, truthful(batch)).items)[:, 0]
+    is_ad, valid = np.asarray(batch["is_ad"], bool), np.asarray(batch["candidates"]) >= 0
+    ads, weight = audited_ads(shown, is_ad, valid, options.num_unshown, rng)
+    ads[fresh:], weight[fresh:] = -1, 0.0
     utility = _batch_utilities(system, rule, batch, ads, shading, np.asarray(multipliers), world, options)
-    total += np.where(ads[..., None] >= 0, utility, 0.0).sum((0, 1))
-    weight += (ads >= 0).sum()
-  return total / max(weight, 1)
-
-
-def _deviators(batch, number, rng):
-  """Returns i[B, number] distinct candidate ads at random, -1 where there are fewer."""
-  eligible = np.asarray(batch["is_ad"], bool) & (np.asarray(batch["candidates"]) >= 0)
-  order = np.argsort(np.where(eligible, rng.random(eligible.shape), 2.0), axis=1)[:, :number]
-  return np.where(np.take_along_axis(eligible, order, 1), order, -1)
+    total += (weight[..., None] * np.where(ads[..., None] >= 0, utility, 0.0)).sum((0, 1))
+    number += weight.sum()
+  return total / max(number, 1.0)
 
 
 def _batch_utilities(system, rule, batch, ads, shading, multipliers, world, options):

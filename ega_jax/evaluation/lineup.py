@@ -39,7 +39,7 @@ def systems(config, finals, world=None):
   virtual = recipe.ega_system(config, models, finals["policy"], Options(virtual=True), "EGA virtual bids")
   free = recipe.ega_system(config, models, finals["policy_bid_free"], Options(bid_free=True), "GR+R")
   ranged = recipe.ega_system(config, models, finals["policy_bid_free"], Options(bid_free=True), "EGA vcg_range")
-  gsp = lambda system: payments.gsp(system, num_nodes=config.evaluation.nodes)
+  gsp = lambda system: payments.slot_threshold(system, num_nodes=config.evaluation.nodes)
   learned = lambda stage, form: LearnedPayment(stage, ega, PaymentNetwork(PaymentConfig(form)), finals[stage])
   num_lists = config.lists.num_lists
   catalog = finals["policy"]["catalog"]

@@ -112,10 +112,24 @@ def sweep(system, batch, bids, ads, nodes, profiles_per_call=256):
   that shares prefixes between the profiles) is asked for the slates instead.
   """
   if hasattr(system, "sweep"):
-    slate = system.sweep(batch, bids, ads, nodes)
+    present, back = _compact(ads)
+    moved, grid = np.take_along_axis(ads, present, 1), np.take_along_axis(nodes, present[..., None], 1)
+    slate = system.sweep(batch, bids, moved, grid)
+    slate = type(slate)(*(np.take_along_axis(leaf, back[..., None, None], 1) for leaf in vars(slate).values()))
     x = own_of(slate.click_probability, slate.items, ads)
     return regret.CounterfactualTable(nodes=nodes, x=x, ads=ads, payload=slate)
   return regret.counterfactual_table(lambda b: system.allocate(batch, b), bids, ads, nodes, chunk=profiles_per_call)
+
+
+def _compact(ads):
+  """Returns (columns i[B, A'], back i[B, A]): the columns of ads i[B, A] that hold one, and where each went.
+
+  A' is even, so that few sizes are compiled. Absent ads (-1) are not swept: they point at some other column's slates.
+  """
+  width = int((ads >= 0).sum(1).max(initial=1))
+  width = min(width + width % 2, ads.shape[1]) or 1
+  order = np.argsort(ads < 0, axis=1, kind="stable")
+  return order[:, :width], np.minimum(np.argsort(order, axis=1, kind="stable"), width - 1)
 
 
 @dataclasses.dataclass(frozen=True)

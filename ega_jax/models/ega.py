@@ -231,11 +231,8 @@ class ItemPrior(nn.Module):
   def __call__(self, summary, request, catalog, candidates, is_ad, task):
     config, safe = self.config, jnp.maximum(candidates, 0)
     features = candidate_features(request, catalog, candidates)
-    content = catalog.poi_embedding[safe]
-    content = Dense(config.width, names=(None, "embed"), dtype=config.dtype, name="content")(content)
-    identity = IdEmbedding(config.num_pois, config.width, name="poi_id")(safe)
     query = Dense(config.width, names=("embed", "mlp"), dtype=config.dtype, name="query")(summary)
-    match = jnp.einsum("bcd,bd->bc", content + identity, query) * config.width**-0.5
+    match = self._match(query, catalog, safe) * config.width**-0.5
     bias = IdEmbedding(config.num_pois, 1, name="bias")(safe)
     ad = jnp.zeros(candidates.shape) if is_ad is None else is_ad
     x = jnp.concatenate([features, match[..., None], bias, ad[..., None]], axis=-1)
@@ -243,6 +240,17 @@ class ItemPrior(nn.Module):
     both = jnp.concatenate([x, hidden], axis=-1)
     heads = Dense(NUM_TASKS, names=(None, None), kernel_init=nn.initializers.normal(0.02), name="heads")(both)
     return jnp.where(candidates >= 0, heads[..., task], 0.0).astype(jnp.float32)
+
+  def _match(self, query, catalog, pois):
+    """Returns f[B, C]: inner products of the query [B, d] with POI vectors; of the whole catalogue if less."""
+    config, size = self.config, catalog.poi_embedding.shape[0]
+    shared = size <= pois.size
+    ids = jnp.arange(size) if shared else pois
+    content = Dense(config.width, names=(None, "embed"), dtype=config.dtype, name="content")(catalog.poi_embedding[ids])
+    vectors = content + IdEmbedding(config.num_pois, config.width, name="poi_id")(ids)
+    if shared:
+      return jnp.take_along_axis(jnp.einsum("pd,bd->bp", vectors, query), pois, axis=1)
+    return jnp.einsum("bcd,bd->bc", vectors, query)
 
 
 class EGA(nn.Module):

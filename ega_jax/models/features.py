@@ -128,8 +128,9 @@ def _category_features(request, catalog, candidates, last):
   hour = visit * hour_kernel(request.history_hour, request.hour)
   safe, events = jnp.maximum(candidates, 0), jnp.maximum(request.history_poi, 0)
   category, parent = catalog.poi_category, catalog.poi_parent
-  by_category = sum_where_equal(category[events], jnp.stack([slow, click, hour], -1), category[safe])
-  by_parent = sum_where_equal(parent[events], slow[..., None], parent[safe])
+  size = category.shape[0]  # there are no more categories than POIs
+  by_category = sum_where_equal(category[events], jnp.stack([slow, click, hour], -1), category[safe], size)
+  by_parent = sum_where_equal(parent[events], slow[..., None], parent[safe], size)
   last_category = jnp.where(last >= 0, category[jnp.maximum(last, 0)], -1)[:, None]
   slow_in, click_in, hour_in = jnp.moveaxis(by_category, -1, 0)
   shares = [_share(slow_in, slow), _share(by_parent[..., 0], slow), _share(click_in, click), _share(hour_in, hour)]

@@ -23,20 +23,20 @@ def base_config() -> ml_collections.ConfigDict:
       },
       "model": {
         "preset": "small",
-        "history_items": 20,
+        "history_items": 12,
         "item_prior": True,
         "dropout": 0.1,
       },
       "pretrain": {
         "steps": 1500,
-        "batch_size": 128,
+        "batch_size": 64,
         "learning_rate": 1e-3,
         "normaliser": "legal",  # "vocabulary": the paper's softmax over codes; "legal": over codes of existing items
-        "targets": 4,  # next visits predicted per example
+        "targets": 3,  # next visits predicted per example
         "visit_weight": 1.0,
         "click_weight": 1.0,
         "weight_decay": 0.01,
-        "drop_clicks": 0.5,  # share of examples whose history keeps visits only
+        "drop_clicks": 0.3,  # share of examples whose history keeps visits only
       },
       "reward": {"steps": 1500, "batch_size": 256, "learning_rate": 1e-3, "weight_decay": 0.03, "held_back_folds": 2,
                  "model": {"width": 64}},

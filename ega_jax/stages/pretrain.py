@@ -37,9 +37,12 @@ def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", proce
 
   def loss(params, batch, rng):
     request = Request.from_batch(batch)
-    visit_rng, list_rng = jax.random.split(rng)
-    visits = _visit_loss(models, params, request, batch["target_poi"][:, : options.targets], options, visit_rng)
-    clicks, creatives = _list_losses(models, params, request, batch, options, list_rng)
+    encode_rng, drop_rng, visit_rng, list_rng = jax.random.split(rng, 4)
+    # Some rows lose their clicks, so that both prompts also work on visits alone; both read one encoding.
+    request = hide_clicks(request, jax.random.bernoulli(drop_rng, options.drop_clicks, request.user.shape))
+    memory = _encode(models, params, request, encode_rng)
+    visits = _visit_loss(models, params, request, memory, batch["target_poi"][:, : options.targets], options, visit_rng)
+    clicks, creatives = _list_losses(models, params, request, memory, batch, options, list_rng)
     parts = {"visits": visits, "clicks": clicks, "creatives": creatives}
     # Each part is a mean over its own positions; a part without any is 0.
     mean = lambda part: part[0] / jnp.maximum(part[1], 1.0)
@@ -85,21 +88,15 @@ def catalogue_table(ids) -> CandidateTable:
 
 def visit_prior(models, params, memory, request):
   """Returns the item prior f32[B, P] of every POI as the next visit."""
-  everything = jnp.broadcast_to(jnp.arange(params["ids"].poi.shape[0]), (request.user.shape[0], params["ids"].poi.shape[0]))
-  return generation.apply(
-    models.generator, params["generator"], "candidate_logits", memory, request, params["catalog"], everything,
-    task=NEXT_VISITS,
-  )  # fmt: skip
+  shape = (request.user.shape[0], params["ids"].poi.shape[0])
+  everything = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+  return generation.item_prior(models, params, memory, request, everything, task=NEXT_VISITS)
 
 
-def _visit_loss(models, params, request, targets, options, rng):
+def _visit_loss(models, params, request, memory, targets, options, rng):
   """Returns (sum, weight) of the next visits' cross-entropy (EGA Eq. 27)."""
-  encode_rng, drop_rng, decode_rng = jax.random.split(rng, 3)
-  hidden = jax.random.bernoulli(drop_rng, options.drop_clicks, request.user.shape)
-  request = hide_clicks(request, hidden)
-  memory = _encode(models, params, request, encode_rng)
   codes = jnp.where(targets[..., None] >= 0, params["ids"].poi[jnp.maximum(targets, 0)], -1)
-  logits = _decode(models, params, memory, codes, NEXT_VISITS, decode_rng)[0]
+  logits = _decode(models, params, memory, codes, NEXT_VISITS, rng)[0]
   if options.normaliser == "vocabulary":
     return losses.next_token_loss(logits, codes, where=targets >= 0)[:2]
   prior = visit_prior(models, params, memory, request)
@@ -107,23 +104,18 @@ def _visit_loss(models, params, request, targets, options, rng):
   return losses.sequence_loss(log_p, where=targets >= 0)[:2]
 
 
-def _list_losses(models, params, request, batch, options, rng):
+def _list_losses(models, params, request, memory, batch, options, rng):
   """Returns ((sum, weight) of clicked POIs, (sum, weight) of clicked creatives' codes) (EGA Eq. 27-28)."""
-  encode_rng, decode_rng = jax.random.split(rng)
-  memory = _encode(models, params, request, encode_rng)
   items, creatives, creative_click = _clicked_first(batch)
   table = generation.candidate_table(request, params["ids"])
   codes = generation.list_codes(table, items)
-  logits, states = _decode(models, params, memory, codes, LIST_TASK, decode_rng)
+  logits, states = _decode(models, params, memory, codes, LIST_TASK, rng)
   if options.normaliser == "vocabulary":
     clicks = losses.next_token_loss(logits, codes, where=items >= 0)[:2]
   else:
     position = jnp.arange(table.valid.shape[1])
     shown = jnp.any(batch["shown_item"][..., None] == position, axis=1)
-    prior = generation.apply(
-      models.generator, params["generator"], "candidate_logits", memory, request, params["catalog"],
-      request.candidates, is_ad=request.is_ad, task=LIST_TASK,
-    )  # fmt: skip
+    prior = generation.item_prior(models, params, memory, request, request.candidates, request.is_ad)
     among = CandidateTable(table.codes, table.valid & shown, table.is_ad, table.organic_rank)
     log_p = slate.list_log_z(logits, among, items, None, prior, ListConfig(), reuse=True)
     clicks = losses.sequence_loss(log_p, where=items >= 0)[:2]

@@ -30,7 +30,8 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
     request = Request.from_batch(example_request(config))
     items = jnp.zeros((1, 1, config.list_length), jnp.int32)
     fresh = models.reward.init(rng, request, previous[source]["catalog"], items, items)["params"]
-    return {**previous[source], "reward": fresh}
+    market = {"bid_scale": jnp.float32(1.0), "organic_weight": jnp.float32(1.0), "organic_scale": jnp.float32(1.0)}
+    return {**previous[source], "reward": fresh, "market": market}
 
   def loss(params, batch, rng):
     request = Request.from_batch(batch)
@@ -49,7 +50,7 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
     calibration = fit_calibration(logits, clicks, is_ad, where)
     reward = {**params["reward"], "calibration": {key: jnp.asarray(leaf) for key, leaf in calibration.items()}}
     params = {**params, "reward": reward}
-    return {**params, "market": market_constants(config, models, params)}
+    return {**params, "market": {**params["market"], **market_constants(config, models, params)}}
 
   schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, options.steps // 20, options.steps)
   return Stage(

@@ -48,7 +48,7 @@ def tokenizer_stage(config, process=(0, 1)) -> Stage:
 
   def init(rng, previous):
     del rng, previous
-    params = {"catalog": catalog_leaves(catalog)}
+    params = {"catalog": jax.tree.map(jnp.asarray, catalog), "ids": unassigned_ids(catalog, tokens.levels)}
     for name, module in modules.items() if trains else ():
       # The k-means start runs on the host, of data that are constants: now, also while init is being traced.
       with jax.ensure_compile_time_eval():
@@ -88,16 +88,19 @@ def tokenizer_stage(config, process=(0, 1)) -> Stage:
   )
 
 
-def catalog_leaves(catalog):
-  """Returns the catalogue with jax arrays as leaves."""
-  return jax.tree.map(jnp.asarray, catalog)
+def unassigned_ids(catalog, levels) -> SemanticIds:
+  """Returns ids of the right shape, all 0: what stands there until the stage has finished."""
+  shape = lambda ids, codes: jnp.zeros((len(ids), codes), jnp.int32)
+  return SemanticIds(poi=shape(catalog.poi_place, levels + 1), creative=shape(catalog.creative_poi, levels))
 
 
 def _codes(tokens, module, params, name, inputs, seed):
   if tokens.method == "rq_kmeans":
     size = tokens.codebook_size if name == "poi" else tokens.creative_codebook_size
     return residual.encode(inputs, residual.fit_residual_kmeans(inputs, tokens.levels, size, seed))
-  return rq_vae.encode(module, params[name], inputs)
+  # Codebooks are fitted once more to the trained latents: codewords that training left without items come back.
+  own = rq_vae.init_codebooks_by_kmeans(module, params[name], inputs, seed)
+  return rq_vae.encode(module, own, inputs)
 
 
 def describe(params):

@@ -100,8 +100,8 @@ class EGASystem:
     models: generation.Models.
     params: the tree with "catalog", "ids", "generator", "reward", "market".
     lists: ListConfig of one profile; `sweep_prefixes` slots are used for sweeps.
-    organic_scale: the knob of the ad share: multiplies the organic weight of the score, and beta of organic items. None:
-      the one fitted on validation, a leaf of params["market"].
+    organic_scale: the knob of the ad share: multiplies the organic weight of the score, and beta of organic items.
+      None: the one fitted on validation, a leaf of params["market"].
   """
 
   def __init__(self, name, models, params, lists: ListConfig, options=None, *, organic_scale=None, sweep_prefixes=1024):
@@ -151,10 +151,10 @@ class EGASystem:
       lists, organic_scale = self.lists, self.organic_scale
       found = _propose(self.models, self.options, self.params, prepared, profiles, lists, organic_scale)
     else:
-      sweep = lambda some: _sweep(
-        self.models, self.options, self.params, prepared, bids, ads, some, self.sweep_lists, self.organic_scale
+      sweep = lambda ads, nodes: _sweep(
+        self.models, self.options, self.params, prepared, bids, ads, nodes, self.sweep_lists, self.organic_scale
       )  # fmt: skip
-      found = allocate_in_chunks(sweep, nodes, axis=2)
+      found = allocate_in_chunks(sweep, ads, nodes)
     slate = self._slate(prepared, found, profiles)
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, leaf.shape[-1]), slate)
 

@@ -30,7 +30,7 @@ class Prepared:
   request: object
   memory: object
   table: CandidateTable
-  prior: jax.Array  # f32[B, C]
+  prior: jax.Array | None  # f32[B, C]; None without an item prior
 
 
 def candidate_table(request, ids) -> CandidateTable:
@@ -56,11 +56,18 @@ def prepare(models, params, request, *, rng=None, task=LIST, visits_only=False) 
     models.generator, generator, "encode", request, ids, catalog,
     deterministic=rng is None, visits_only=visits_only, rng=rng,
   )  # fmt: skip
-  prior = apply(
-    models.generator, generator, "candidate_logits", memory, request, catalog, request.candidates,
-    is_ad=request.is_ad, task=task,
-  )  # fmt: skip
+  prior = item_prior(models, params, memory, request, request.candidates, request.is_ad, task)
   return Prepared(request=request, memory=memory, table=candidate_table(request, ids), prior=prior)
+
+
+def item_prior(models, params, memory, request, candidates, is_ad=None, task=LIST):
+  """Returns the prior f32[B, C] of POIs candidates i32[B, C]; None if the generator has none."""
+  if not models.generator.config.item_prior:
+    return None
+  return apply(
+    models.generator, params["generator"], "candidate_logits", memory, request, params["catalog"], candidates,
+    is_ad=is_ad, task=task,
+  )  # fmt: skip
 
 
 def decoder(models, params, memory, length, task=LIST) -> Decoder:

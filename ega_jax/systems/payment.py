@@ -119,6 +119,10 @@ class PivotPayment:
   def __init__(self, system):
     self.system = system
 
+  def on(self, system):
+    """Returns the same rule for another system."""
+    return PivotPayment(system)
+
   def price(self, batch, bids, slate):
     """Returns f[B, G, K] per click."""
     prices = []

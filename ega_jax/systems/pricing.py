@@ -84,7 +84,8 @@ def _competitors(prepared, bids, items):
   """Returns f32[B, X, 10, 2]: bid and click prior of the unshown ads with the largest product of both."""
   position = jnp.arange(bids.shape[-1])
   shown = jnp.any(items[..., None] == position, axis=-2)
-  log_prior = jax.nn.log_softmax(jnp.where(prepared.table.valid, prepared.prior, -jnp.inf), axis=-1)[:, None]
+  prior = jnp.zeros(prepared.table.valid.shape) if prepared.prior is None else prepared.prior
+  log_prior = jax.nn.log_softmax(jnp.where(prepared.table.valid, prior, -jnp.inf), axis=-1)[:, None]
   prior = jnp.broadcast_to(jnp.exp(log_prior), bids.shape)
   worth = jnp.where(prepared.table.is_ad[:, None] & ~shown, bids * prior, 0.0)
   best, index = jax.lax.top_k(worth, min(NUM_COMPETITORS, bids.shape[-1]))

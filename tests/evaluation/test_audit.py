@@ -179,7 +179,7 @@ def test_report_sections():
   assert np.corrcoef(scatter["own"], scatter["myerson"])[0, 1] > 0.99
 
 
-SHADING = equilibrium.EquilibriumOptions(num_requests=40, num_deviators=5)
+SHADING = equilibrium.EquilibriumOptions(num_requests=40, num_unshown=4)
 
 
 def test_equilibrium_of_a_truthful_rule_is_truth():

@@ -1,0 +1,71 @@
+"""The report over seeds, from what `comparison.evaluate_seed` wrote: no model is needed."""
+
+import json
+import os
+
+import numpy as np
+
+from ega_jax.evaluation import report
+
+# Which requests a figure is taken from: all test requests, those whose payments were computed, and those at equilibrium.
+SAMPLES = {
+  "test": ("true/welfare", "true/clicks", "true/ctr_poi", "true/ctr_poi_ads", "true/ctr_poi_organic", "true/ctr_img",
+           "model/ctr_poi", "ad_share"),
+  "priced": ("true/rpm", "model/rpm"),
+  "equilibrium": ("true/rpm",),
+}  # fmt: skip
+
+
+def read_seed(directory):
+  """Returns (figures, {system: {sample: totals}}) of one seed's folder."""
+  with open(os.path.join(directory, "figures.json"), encoding="utf-8") as file:
+    figures = json.load(file)
+  totals = {}
+  for name in figures["systems"]:
+    with np.load(os.path.join(directory, f"{name}.npz")) as arrays:
+      split = {}
+      for key in arrays.files:
+        sample, _, figure = key.partition("/")
+        split.setdefault(sample, {})[figure] = arrays[key]
+    totals[name] = split
+  return figures, totals
+
+
+def results(directories, reference="EGA", **header):
+  """Returns the results dict of `report.write` from the folders of all seeds; raises ValueError without any."""
+  if not directories:
+    raise ValueError("no evaluated seeds; allowed: one folder or more that launch.evaluate wrote")
+  seeds = [read_seed(directory) for directory in directories]
+  names = [name for name in seeds[0][1] if all(name in totals for _, totals in seeds)]
+  merged = {}
+  for sample, figures in SAMPLES.items():
+    have = [name for name in names if all(sample in totals[name] for _, totals in seeds)]
+    if reference not in have:
+      continue
+    runs = {name: [totals[name][sample] for _, totals in seeds] for name in have}
+    found = report.comparison(runs, reference, differences=figures)
+    for name, one in found["systems"].items():
+      kept = {key: value for key, value in one["figures"].items() if key in figures}
+      renamed = lambda key, sample=sample: "true/rpm_equilibrium" if sample == "equilibrium" else key
+      into = merged.setdefault(name, {"figures": {}, "differences": {}, "note": ""})
+      into["figures"] |= {renamed(key): value for key, value in kept.items()}
+      into["differences"] |= {renamed(key): value for key, value in one["differences"].items()}
+  for name, one in merged.items():
+    extra = [figures["systems"][name] for figures, _ in seeds]
+    one["note"] = extra[0].get("note", "")
+    for key in extra[0]:
+      if key.startswith("audit/") or key in ("shading", "residual_gain", "knob", "seconds"):
+        one["figures"][key] = [each.get(key) for each in extra]
+  first = seeds[0][0]
+  sections = {
+    "curves": first["systems"].get(reference, {}).get("curves", []),
+    "scatter": {name: one["scatter"] for name, one in first["systems"].items() if one.get("scatter")},
+    "target_ad_share": first["target_ad_share"],
+    "reward": [figures.get("reward") for figures, _ in seeds],
+    "next_poi": [figures.get("next_poi") for figures, _ in seeds],
+  }
+  if first.get("reward"):
+    sections["calibration"] = {"reward model": first["reward"]["calibration"]}
+  return {"reference": reference, "num_seeds": len(seeds), "systems": merged, **header, **sections}
+
+
