@@ -182,6 +182,25 @@ def test_dropout_needs_its_rng_and_changes_the_memory(setting):
   assert np.abs(first - second).max() > 1e-4
 
 
+def test_remat_marks_every_block_and_changes_no_number(setting):
+  def decoded(remat):
+    module = ega.EGA(dataclasses.replace(setting["module"].config, remat=remat))
+
+    def run(params):
+      call = lambda *args, method: module.apply(
+        {"params": params}, *args, method=method, deterministic=False, rngs={"dropout": jax.random.key(1)}
+      )
+      memory = call(setting["rows"], setting["ids"], setting["catalog"], method="encode")
+      return call(memory, setting["codes"], ega.LIST, method="decode")[0]
+
+    return run
+
+  marked = [str(jax.make_jaxpr(decoded(remat))(setting["params"])).count("remat2[") for remat in (False, True)]
+  assert marked == [0, 2 * setting["module"].config.num_layers]
+  plain, recomputed = (jax.jit(decoded(remat))(setting["params"]) for remat in (False, True))
+  np.testing.assert_allclose(plain, recomputed, rtol=1e-4, atol=1e-4)
+
+
 def test_unknown_cross_attention_is_refused():
   with pytest.raises(ValueError, match="cross_attention.*'events', 'tokens'"):
     ega.small(num_pois=3, num_users=3, cross_attention="none")
