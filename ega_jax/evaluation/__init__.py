@@ -1,0 +1,26 @@
+"""What is reported: figures of slates, audits of incentives, equilibria, intervals, tables and plots.
+
+The modules are imported by name. This package and data are the only ones that may read the truth.
+"""
+
+__all__ = [
+  "assess",
+  "audit",
+  "bootstrap",
+  "comparison",
+  "equilibrium",
+  "lineup",
+  "load",
+  "market",
+  "next_poi",
+  "next_poi_model",
+  "oracle",
+  "over_seeds",
+  "payments",
+  "plots",
+  "ranking",
+  "report",
+  "reward_quality",
+  "snips",
+  "systems",
+]

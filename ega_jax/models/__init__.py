@@ -1,0 +1,11 @@
+"""EGA's models: generator, reward model, payment network, the cascade's ranker. The modules are imported by name."""
+
+__all__ = [
+  "calibration",
+  "candidate_encoder",
+  "ega",
+  "features",
+  "payment",
+  "ranker",
+  "reward",
+]
