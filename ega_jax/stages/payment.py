@@ -43,7 +43,7 @@ def payment_stage(config, system_of, network: PaymentNetwork, workdir, *, name="
     ) / scale
     truthful, misreport = price(True), price(False)
     nodes, x = batch["nodes"] / scale, batch["x"]
-    own = jax.random.categorical(rng, jnp.log(batch["weight"])[:, None], shape=(len(x), options.values))
+    own = jax.random.categorical(rng, jnp.log(batch["weight"])[:, None], shape=(len(x), options["values"]))
     regret = sampled_regret(truthful, misreport, x, nodes, own)
     at = lambda a: jnp.take_along_axis(a, own, axis=1)
     return payment_loss(
