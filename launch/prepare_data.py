@@ -5,7 +5,8 @@
 
 CITY holds checkins.tsv, pois.tsv and, optionally, category_embeddings.npy and windows_{train,val,test}.csv. DIR gets
 catalog.npz, {train,validation,test}.array_record, truth/, sanity.json, next_poi_{validation,test}.npz where the city
-has windows, and last of all schema.json. The sanity figures are printed. Exit codes: 0 done, 1 failed, 2 bad input.
+has windows, requests.jsonl with --export_requests, and last of all schema.json. The sanity figures are printed. Exit
+codes: 0 done, 1 failed, 2 bad input.
 """
 
 import dataclasses
@@ -18,12 +19,14 @@ from absl import flags
 
 from ega_jax.data import checkins as checkins_lib
 from ega_jax.data import examples, marketplace, records, sanity, windows
+from ega_jax.data.requests import request_line
 from ega_jax.evaluation import next_poi
 from launch import binary
 
 SOURCES = ("world", "checkins")
 SIZES = ("tiny", "small", "large")
 _FILES = {"catalog.npz", "sanity.json", "schema.json", "next_poi_validation.npz", "next_poi_test.npz", "truth"}
+_FILES |= {"requests.jsonl"}
 _FILES |= {f"{split}.array_record" for split in examples.SPLITS}
 
 _SOURCE = flags.DEFINE_string("source", "world", f"Where the data come from: {' or '.join(SOURCES)}.")
@@ -35,6 +38,7 @@ _MAX_REQUESTS = flags.DEFINE_integer("max_requests", 0, "Keep a seeded sample of
 _NUM_ADS = flags.DEFINE_integer("num_ads", None, "Candidate ads of a request, instead of the size's.")
 _NUM_ORGANIC = flags.DEFINE_integer("num_organic", None, "Organic items of a request, instead of the size's.")
 _LIST_LENGTH = flags.DEFINE_integer("list_length", None, "Slots of a page, instead of the size's.")
+_EXPORT = flags.DEFINE_integer("export_requests", 0, "Also write this many test requests as requests.jsonl.")
 
 
 def main(overrides):
@@ -67,6 +71,8 @@ def prepare(output):
     path = os.path.join(output, f"{split}.array_record")
     splits[split] = records.write_records(path, columns, first, end)
     _say(start, f"{split}: {end - first} requests, {splits[split]['file_bytes'] / 2**20:.1f} MiB")
+  if _EXPORT.value:
+    _export(output, columns, *bounds["test"])
   records.write_schema(output, _schema(market, columns, splits))
   _say(start, f"done: {output}")
 
@@ -79,6 +85,8 @@ def _config():
     raise ValueError(f"--size is {_SIZE.value!r}, allowed are {', '.join(SIZES)}")
   if not _OUTPUT.value:
     raise ValueError("--output is missing: the folder to write")
+  if _EXPORT.value < 0:
+    raise ValueError(f"--export_requests is {_EXPORT.value}, it must be >= 0")
   if _SEED.value < 0 or _MAX_REQUESTS.value < 0:
     raise ValueError(f"--seed is {_SEED.value} and --max_requests {_MAX_REQUESTS.value}, both must be >= 0")
   if bool(_INPUT.value) != (_SOURCE.value == "checkins"):
@@ -119,6 +127,14 @@ def _write_windows(output, city, cut_time):
     found = windows.read_windows(_INPUT.value, name, city)
     if found is not None:
       np.savez(os.path.join(output, f"next_poi_{split}.npz"), **windows.window_columns(found, city, cut_time))
+
+
+def _export(output, columns, first, end):
+  """Writes the first requests of the test split as launch.generate takes them."""
+  rows = range(first, min(end, first + _EXPORT.value))
+  columns = {name: columns[name] for name in examples.REQUEST_COLUMNS}
+  with open(os.path.join(output, "requests.jsonl"), "w", encoding="utf-8") as file:
+    file.writelines(request_line(columns, row) + "\n" for row in rows)
 
 
 def _schema(market, columns, splits):

@@ -19,8 +19,9 @@ from ega_jax.types import Request, Slate
 @functools.partial(jax.jit, static_argnames=("ranker",))
 def _rank(ranker, params, request):
   """Returns (pCTR f32[B, C], recall f32[B, C], creative i32[B, C]) of every candidate."""
-  apply = lambda method, *args: ranker.apply({"params": params["ranker"]}, request, params["catalog"], *args, method=method)
-  own = params["catalog"].poi_creatives[jnp.maximum(request.candidates, 0)]
+  variables, catalog = {"params": params["ranker"]}, params["catalog"]
+  apply = lambda method, *args: ranker.apply(variables, request, catalog, *args, method=method)
+  own = catalog.poi_creatives[jnp.maximum(request.candidates, 0)]
   own = jnp.where((request.candidates >= 0)[..., None], own, -1)
   best = jnp.argmax(apply("creative_logits", own), axis=-1)
   creative = jnp.take_along_axis(own, best[..., None], axis=-1)[..., 0]

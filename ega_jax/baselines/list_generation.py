@@ -39,7 +39,8 @@ class ListGeneration:
     items, theta, creatives = (np.asarray(x)[rows, best] for x in (found.items, theta, creatives))
     ranked = rank_ads(items, theta, bids, np.asarray(batch["is_ad"]))
     creative_of = np.zeros(np.shape(batch["candidates"]), np.int32)
-    np.put_along_axis(creative_of, np.maximum(items, 0), creatives, axis=1)
+    request, slot = np.nonzero(items >= 0)
+    creative_of[request, items[request, slot]] = creatives[request, slot]
     model = self.generator
     theta = list_clicks(model.models, model.params, batch, ranked, creative_of)
     shown = np.where(ranked >= 0, _at(creative_of, ranked), -1)

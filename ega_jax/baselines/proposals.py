@@ -8,7 +8,7 @@ import numpy as np
 
 
 def moves(list_length, num_lists, max_distance):
-  """Returns i32[num_lists, 4] of (kind, slot, other slot or rank, 0): what makes each neighbour.
+  """Returns i32[num_lists, 3] of (kind, slot, other slot or rank): what makes each neighbour.
 
   kind 0 keeps the list; 1 swaps two slots at most `max_distance` apart; 2 puts the unshown ad of a rank into a slot; 3
   puts the next organic item there. Replacements go through ranks first, from the last slot up.
@@ -37,6 +37,7 @@ def neighbours(items, ad_score, is_ad, valid, chosen_moves, num_ranks):
   position = jnp.arange(ad_score.shape[-1])
   shown = jnp.any(items[..., None] == position, axis=-2)
   unshown = (is_ad & valid)[:, None] & ~shown
+  num_ranks = min(num_ranks, ad_score.shape[-1])
   best, order = jax.lax.top_k(jnp.where(unshown, ad_score, -jnp.inf), num_ranks)
   next_ads = jnp.where(best > -jnp.inf, order, -2)  # -2: there is no such ad, the slot stays as it is
   organic = _organic_sequence(is_ad, valid, length)
@@ -45,7 +46,8 @@ def neighbours(items, ad_score, is_ad, valid, chosen_moves, num_ranks):
     place = jnp.arange(length)
     at = lambda index: jnp.take_along_axis(slots, jnp.broadcast_to(index, (*slots.shape[:-1], 1)), -1)
     swapped = jnp.where(place == slot, at(other), jnp.where(place == other, at(slot), slots))
-    entering = jnp.take_along_axis(next_ads, jnp.broadcast_to(jnp.minimum(other, num_ranks - 1), (*slots.shape[:-1], 1)), -1)
+    rank = jnp.broadcast_to(jnp.minimum(other, num_ranks - 1), (*slots.shape[:-1], 1))
+    entering = jnp.take_along_axis(next_ads, rank, -1)
     replaced = jnp.where((place == slot) & (entering >= 0), entering, slots)
     emptied = jnp.where(place == slot, -1, slots)
     new = jnp.select([kind == 1, kind == 2, kind == 3], [swapped, replaced, emptied], slots)

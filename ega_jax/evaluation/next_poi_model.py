@@ -1,4 +1,4 @@
-"""The generator's next-POI accuracy on a city's public windows, beside the count-based floors of the same information."""
+"""The generator's next-POI accuracy on a city's public windows, beside count-based floors of the same information."""
 
 import functools
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ega_jax.evaluation import report
 
-# Which requests a figure is taken from: all test requests, those whose payments were computed, and those at equilibrium.
+# Which requests a figure is taken from: all of test, those whose payments were computed, and those at equilibrium.
 SAMPLES = {
   "test": ("true/welfare", "true/clicks", "true/ctr_poi", "true/ctr_poi_ads", "true/ctr_poi_organic", "true/ctr_img",
            "model/ctr_poi", "ad_share"),

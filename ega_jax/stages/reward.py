@@ -66,7 +66,7 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
 
 
 def validation_logits(config, models, params):
-  """Returns (logits, clicks, is_ad, where), each [n, K], of the validation split's logged lists, uncalibrated so far."""
+  """Returns (logits, clicks, is_ad, where), each [n, K], of validation's logged lists, uncalibrated so far."""
 
   @jax.jit
   def predict(params, batch):

@@ -1,0 +1,34 @@
+"""Allocation probabilities of what a generating system shows."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.decoding import slate as slates
+from ega_jax.models.ega import LIST
+from ega_jax.systems import generation
+from ega_jax.types import Request
+
+
+@functools.partial(jax.jit, static_argnames=("models",))
+def _list_z(models, params, request, items, bids, lists):
+  prepared = generation.prepare(models, params, request)
+  codes = generation.list_codes(prepared.table, items)
+  logits, _ = generation.apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
+  log_z = slates.list_log_z(logits, prepared.table, items, bids, prepared.prior, lists)
+  return jnp.where(items >= 0, jnp.exp(log_z), 0.0)
+
+
+def shown_probabilities(system, batch, bids, slate):
+  """Returns z f32[B, K] of each entry of the first profile's list given the entries before it (EGA Eq. 22).
+
+  Args: system: an EGASystem whose bids are not virtual; slate: what it allocated to bids f[B, G, C].
+  """
+  scale = system.params["market"]["bid_scale"]
+  lists = dataclasses.replace(system.lists, bid_scale=scale, organic_beta=system.lists.beta * system.organic_scale)
+  first = None if system.options.bid_free else jnp.asarray(bids[:, 0], jnp.float32)
+  request = Request.from_batch(batch)
+  return np.asarray(_list_z(system.models, system.params, request, jnp.asarray(slate.items[:, 0]), first, lists))

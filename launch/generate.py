@@ -1,0 +1,121 @@
+"""Serves requests with a trained run: per request the list, its creatives, what each ad pays, and why.
+
+python -m launch.generate --workdir=DIR --requests=FILE.jsonl --output=FILE.jsonl [--payment=price|rate|first_price]
+FILE.jsonl has one request per line; `ega_jax/data/requests.py` says which fields, and
+`python -m launch.prepare_data --export_requests=N` writes an example:
+  {"id": "any text", "user": 12, "place": [1.5, -0.3], "hour": 37,
+   "history": [{"poi": 4, "action": "visit", "hour": 30, "age": 7.0}], "successors": [{"poi": 9, "count": 3}],
+   "candidates": [{"poi": 5}, {"poi": 7, "is_ad": true, "bid": 1.2, "value_mu": 0.1}]}
+An answer, one line per request in the same order, lists of one entry per slot:
+  {"id", "items": POI ids, "positions": in the request's candidates, "creatives", "is_ad", "pctr": click probability,
+   "z": allocation probability given the slots before, "payments": per click, "expected_payment": sum of pctr * payment}
+All requests are checked before anything runs. Exit codes: 0; 1 if the run failed; 2 for bad input.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from ega_jax.data.pipeline import read_catalog
+from ega_jax.data.records import read_schema
+from ega_jax.data.requests import Limits, read_requests
+from launch import binary
+from launch.finished import load_run
+
+PAYMENTS = {"price": "payment", "rate": "payment_rate", "first_price": None}  # form: the stage that trained it
+
+
+def define_flags():
+  """Defines the flags; not on import, so that another binary's module can be imported beside this one."""
+  flags.DEFINE_string("workdir", None, "Folder that launch.train filled.", required=True)
+  flags.DEFINE_string("requests", None, "Requests, one JSON object per line.", required=True)
+  flags.DEFINE_string("output", None, "Answers, one JSON object per line.", required=True)
+  flags.DEFINE_string("payment", "price", f"Of {', '.join(PAYMENTS)}.")
+  flags.DEFINE_integer("batch_size", 8, "Requests decoded at once.", lower_bound=1)
+
+
+def main(overrides):
+  """Returns the exit code."""
+  values = flags.FLAGS
+  if overrides:
+    raise ValueError(f"{overrides[0]!r} is unknown here: the config is the run's own")
+  if values.payment not in PAYMENTS:
+    raise ValueError(f"--payment={values.payment}; allowed: {', '.join(PAYMENTS)}")
+  stage = PAYMENTS[values.payment]
+  config, finals = load_run(values.workdir, ("policy", stage) if stage else ("policy",))
+  requests = read_requests(values.requests, limits_of(config))
+  system, rule = served(config, finals, values.payment)
+  lines = answers(system, rule, requests, values.batch_size)
+  Path(values.output).parent.mkdir(parents=True, exist_ok=True)
+  part = f"{values.output}.part"
+  Path(part).write_text("".join(json.dumps(line) + "\n" for line in lines))
+  os.replace(part, values.output)
+  print(f"{len(lines)} requests answered: {values.output}")
+  return 0
+
+
+def limits_of(config) -> Limits:
+  """Returns what requests the models of a run can be given."""
+  catalog, users = read_catalog(config.data), read_schema(config.data)["sizes"]["users"]
+  return Limits(len(catalog.poi_place), users, np.asarray(catalog.creative_poi), config.list_length)
+
+
+def served(config, finals, payment):
+  """Returns (system, payment rule): EGA as it is evaluated, at the ad load of its policy."""
+  from ega_jax.evaluation.payments import FirstPrice
+  from ega_jax.models.payment import PaymentConfig, PaymentNetwork
+  from ega_jax.stages import recipe
+  from ega_jax.systems.payment import LearnedPayment
+
+  models = recipe.build_models(config, recipe.data_sizes(config.data))
+  system = recipe.ega_system(config, models, finals["policy"])
+  stage = PAYMENTS[payment]
+  if stage is None:
+    return system, FirstPrice()
+  return system, LearnedPayment(stage, system, PaymentNetwork(PaymentConfig(payment)), finals[stage])
+
+
+def answers(system, rule, requests, batch_size):
+  """Returns one answer (a dict of JSON types) per request."""
+  from ega_jax.evaluation.systems import chunks
+  from ega_jax.systems.probabilities import shown_probabilities
+
+  lines = []
+  index = np.arange(len(requests.ids))
+  for count, batch in chunks(requests.columns | {"request": index}, batch_size):
+    which = batch.pop("request")
+    bids = np.asarray(batch["bid"], np.float32)[:, None]
+    slate = system.allocate(batch, bids)
+    price = rule.price(batch, bids, slate)[:, 0]
+    z = shown_probabilities(system, batch, bids, slate)
+    for i in range(count):
+      lines.append(answer(requests, which[i], batch, i, slate, price[i], z[i]))
+  return lines
+
+
+def answer(requests, number, batch, row, slate, price, z):
+  """Returns the answer to request `number`, which is row `row` of a batch."""
+  items = np.asarray(slate.items)[row, 0]
+  shown = items[items >= 0]
+  kept = lambda values: np.asarray(values)[items >= 0]
+  pctr = kept(slate.click_probability[row, 0]).astype(float)
+  paid = kept(price).astype(float)
+  return {
+    "id": requests.ids[number],
+    "items": batch["candidates"][row][shown].tolist(),
+    "positions": requests.position[number][shown].tolist(),
+    "creatives": kept(slate.creatives[row, 0]).tolist(),
+    "is_ad": batch["is_ad"][row][shown].tolist(),
+    "pctr": pctr.tolist(),
+    "z": kept(z).astype(float).tolist(),
+    "payments": paid.tolist(),
+    "expected_payment": float((pctr * paid).sum()),
+  }
+
+
+if __name__ == "__main__":
+  define_flags()
+  binary.run(main)
