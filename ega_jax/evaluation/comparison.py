@@ -41,14 +41,13 @@ def evaluate_seed(config, finals, output, *, only=(), say=print):
   test = sample(config.data, "test", options.requests, chunk)
   priced = sample(config.data, "test", options.priced_requests, chunk)
   target = load.logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
+  believe = reward_quality.evaluator(config, finals["policy"])
   os.makedirs(output, exist_ok=True)
   figures = {"target_ad_share": target, "systems": {}}
-  for entry in systems(config, finals, world):
-    if only and entry.name not in only:
-      continue
+  for entry in systems(config, finals, world, only):
     start = time.time()
     entry = balanced(entry, balancing, target, chunk)
-    found = assess_entry(entry, config, world, validation, test, priced, output)
+    found = assess_entry(entry, config, world, believe, validation, test, priced, output)
     found["seconds"] = time.time() - start
     figures["systems"][entry.name] = found
     say(f"{entry.name}: {found['seconds']:.0f} s")
@@ -71,8 +70,7 @@ def balanced(entry, columns, target, chunk):
     tolerance=0.004, max_trials=12,
   )  # fmt: skip
   system = entry.system.with_knob(result.knob)
-  rule = entry.rule.on(system) if hasattr(entry.rule, "on") else entry.rule
-  return dataclasses.replace(entry, system=system, rule=rule)
+  return dataclasses.replace(entry, system=system, rule=entry.rule.on(system))
 
 
 def mean_ad_share(system, columns, chunk):
@@ -85,14 +83,17 @@ def mean_ad_share(system, columns, chunk):
   return ads / shown
 
 
-def assess_entry(entry, config, world, validation, test, priced, output):
-  """Returns the figures of one system; its totals go to OUTPUT/{name}.npz."""
+def assess_entry(entry, config, world, believe, validation, test, priced, output):
+  """Returns the figures of one system; its totals go to OUTPUT/{name}.npz.
+
+  believe: (batch, slate) -> predictions of the one reward model by which every system is judged as `model`.
+  """
   options, chunk = config.evaluation, config.evaluation.chunk
-  totals = evaluate_system(entry.system, payments.Free(), test, world, chunk_size=chunk)
-  paid = evaluate_system(entry.system, entry.rule, priced, world, chunk_size=chunk)
+  totals = evaluate_system(entry.system, payments.Free(), test, world, believe, chunk_size=chunk)
+  paid = evaluate_system(entry.system, entry.rule, priced, world, believe, chunk_size=chunk)
   arrays = {f"test/{key}": value for key, value in totals.items()} | {f"priced/{key}": v for key, v in paid.items()}
   figures = {"note": entry.note, "knob": getattr(entry.system, "organic_scale", 1.0)}
-  if not isinstance(entry.rule, payments.Free) and entry.name != "oracle":
+  if not isinstance(entry.rule, payments.Free):
     auditing = audit.AuditOptions(
       num_requests=options.audited_requests, num_unshown=options.unshown, num_nodes=options.nodes,
       sigma=config.value_sigma, requests_per_call=chunk, refinements=options.refinements, seed=config.seed,
@@ -101,7 +102,7 @@ def assess_entry(entry, config, world, validation, test, priced, output):
     figures |= {f"audit/{name}": value for name, value in audit.audit_figures(found, auditing).items()}
     figures["curves"], figures["scatter"] = plain(audit.example_curves(found)), plain(audit.payment_scatter(found))
     shading = equilibrium.EquilibriumOptions(
-      num_requests=options.equilibrium_requests, num_nodes=options.nodes, sigma=config.value_sigma,
+      num_requests=options.equilibrium_requests, num_unshown=options.unshown, sigma=config.value_sigma,
       requests_per_call=chunk, seed=config.seed,
     )  # fmt: skip
     found = equilibrium.shading_equilibrium(entry.system, entry.rule, validation, world, shading)
@@ -109,7 +110,9 @@ def assess_entry(entry, config, world, validation, test, priced, output):
     if found.converged:
       at_rest = paid
       if found.multiplier != 1.0:
-        at_rest = evaluate_system(entry.system, entry.rule, priced, world, shading=found.multiplier, chunk_size=chunk)
+        at_rest = evaluate_system(
+          entry.system, entry.rule, priced, world, believe, shading=found.multiplier, chunk_size=chunk
+        )
       arrays |= {f"equilibrium/{key}": value for key, value in at_rest.items()}
   np.savez(os.path.join(output, f"{entry.name}.npz"), **arrays)
   return figures

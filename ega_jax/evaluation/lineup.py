@@ -13,6 +13,9 @@ from ega_jax.stages import recipe
 from ega_jax.systems.ega import Options
 from ega_jax.systems.payment import LearnedPayment, PivotPayment
 
+LOADS = (0.01, 100.0)  # organic scales between which the knob of the ad load is sought
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
   """A row of the table."""
@@ -21,53 +24,81 @@ class Entry:
   system: object
   rule: object
   note: str = ""
-  knob: tuple = (0.1, 10.0)  # bracket of the ad-load knob; () where the stage has fitted it, or there is none
+  knob: tuple = LOADS  # bracket of the ad-load knob; () where the stage has fitted it, or there is none
 
 
-def systems(config, finals, world=None):
-  """Returns the Entries of a finished run, at the ad loads their own knobs are at now.
+def systems(config, finals, world=None, only=()):
+  """Yields the Entries of a finished run, at the ad loads their own knobs are at now.
 
   Args:
     finals: {stage: params} of recipe.stages.
     world: the truth, for the oracle row; None leaves it out.
+    only: names of the rows; empty: config.systems.
+  Raises: ValueError for an unknown name.
   """
+  rows = builders(config, finals, world)
+  for name in only or config.systems:
+    if name not in rows:
+      raise ValueError(f"system {name!r} is unknown; allowed: {', '.join(rows)}")
+    if name != "oracle" or world is not None:
+      yield rows[name]()
+
+
+def builders(config, finals, world):
+  """Returns {row name: function -> Entry}."""
   models = recipe.build_models(config, recipe.data_sizes(config.data))
-  cascade = lambda name, **settings: Cascade(
-    name, recipe.build_ranker(config), finals["ranker"], config.list_length, models=models, **settings
-  )
-  ega = recipe.ega_system(config, models, finals["policy"])
-  virtual = recipe.ega_system(config, models, finals["policy"], Options(virtual=True), "EGA virtual bids")
-  free = recipe.ega_system(config, models, finals["policy_bid_free"], Options(bid_free=True), "GR+R")
-  ranged = recipe.ega_system(config, models, finals["policy_bid_free"], Options(bid_free=True), "EGA vcg_range")
-  gsp = lambda system: payments.slot_threshold(system, num_nodes=config.evaluation.nodes)
-  learned = lambda stage, form: LearnedPayment(stage, ega, PaymentNetwork(PaymentConfig(form)), finals[stage])
-  num_lists = config.lists.num_lists
+  num_lists, length, nodes = config.lists.num_lists, config.list_length, config.evaluation.nodes
+  on_nodes = {"num_nodes": nodes, "refinements": config.evaluation.refinements, "sigma": config.value_sigma}
+  gsp = lambda system: payments.slot_threshold(system, **on_nodes)
+  with_gsp = lambda name, system, note, *knob: Entry(name, system, gsp(system), note, *knob)
+
+  def cascade(name, note, knob=LOADS, **settings):
+    system = Cascade(name, recipe.build_ranker(config), finals["ranker"], length, models=models, **settings)
+    return with_gsp(name, system, note, knob)
+
+  def ega(name, stage="policy", **options):
+    return recipe.ega_system(config, models, finals[stage], Options(value_sigma=config.value_sigma, **options), name)
+
+  def learned(name, stage, form, note):
+    system = ega("EGA")
+    rule = LearnedPayment(stage, system, PaymentNetwork(PaymentConfig(form)), finals[stage])
+    return Entry(name, system, rule, note, ())
+
+  def free(name):
+    return ega(name, "policy_bid_free", bid_free=True)
+
+  def knobbed(name, build, weight, rule, note):
+    return Entry(name, Knobbed(build, weight), rule, note)
+
+  def ranged():
+    system = free("EGA-vcg_range")
+    return Entry("EGA-vcg_range", system, PivotPayment(system), "bid-free lists, exactly truthful")
+
+  def virtual():
+    system = ega("EGA-virtual", virtual=True)
+    return Entry("EGA-virtual", system, payments.myerson(system, **on_nodes), "virtual bids, Myerson integral")
+
   catalog = finals["policy"]["catalog"]
+  popularity, creatives = np.asarray(catalog.poi_popularity), np.asarray(catalog.poi_creatives)
   weight = float(finals["policy"]["market"]["organic_weight"])
-  poi_creatives = np.asarray(catalog.poi_creatives)
-  fixed = cascade("MCA-fixed", slots="fixed", fixed_ads=0.3 * config.list_length)
-  greedy, reranked = cascade("MCA"), cascade("MCA+R", num_lists=num_lists)
-  listed = ListGeneration("GR", free)
-  popularity = np.asarray(catalog.poi_popularity)
-  floor = Knobbed(lambda weight: PopularityFloor(popularity, poi_creatives, config.list_length, organic_weight=weight))
-  entries = [
-    Entry("popularity", floor, payments.Free(), "floor: lists by popularity, free of charge"),
-    Entry("MCA-fixed", fixed, gsp(fixed), "fixed ad slots", (0.0, float(config.list_length))),
-    Entry("MCA", greedy, gsp(greedy), "slots by b * pCTR"),
-    Entry("MCA+R", reranked, gsp(reranked), f"best of {num_lists} neighbours by the reward model"),
-    Entry("GR", listed, gsp(listed), "bid-free lists, ads ranked by b * pCTR"),
-    Entry("GR+R", free, gsp(free), f"best of {num_lists} bid-free lists"),
-    Entry("EGA", ega, learned("payment", "price"), "learned price", ()),
-    Entry("EGA-gsp", ega, gsp(ega), "same lists, GSP", ()),
-    Entry("EGA-rate", ega, learned("payment_rate", "rate"), "same lists, the paper's rate form", ()),
-    Entry("EGA-vcg_range", ranged, PivotPayment(ranged), "bid-free lists, exactly truthful"),
-    Entry("EGA-virtual", virtual, payments.myerson(virtual, num_nodes=config.evaluation.nodes),
-          "virtual bids, Myerson integral"),
-  ]  # fmt: skip
-  if world is not None:
-    oracle = Knobbed(lambda weight: Oracle(world, poi_creatives, config.list_length, organic_weight=weight), weight)
-    entries.append(Entry("oracle", oracle, payments.FirstPrice(), "sees the truth; bound on welfare"))
-  return entries
+  floor = lambda organic: PopularityFloor(popularity, creatives, length, organic_weight=organic)
+  oracle = lambda organic: Oracle(world, creatives, length, organic_weight=organic)
+  return {
+    "popularity": lambda: knobbed("popularity", floor, 1.0, payments.Free(), "floor: by popularity, free of charge"),
+    "MCA-fixed": lambda: cascade(
+      "MCA-fixed", "fixed ad slots", (0.0, float(length)), slots="fixed", fixed_ads=0.3 * length
+    ),
+    "MCA": lambda: cascade("MCA", "slots by b * pCTR"),
+    "MCA+R": lambda: cascade("MCA+R", f"best of {num_lists} neighbours by the reward model", num_lists=num_lists),
+    "GR": lambda: with_gsp("GR", ListGeneration("GR", free("GR")), "bid-free lists, ads ranked by b * pCTR"),
+    "GR+R": lambda: with_gsp("GR+R", free("GR+R"), f"best of {num_lists} bid-free lists by the reward model"),
+    "EGA": lambda: learned("EGA", "payment", "price", "learned price"),
+    "EGA-gsp": lambda: with_gsp("EGA-gsp", ega("EGA-gsp"), "EGA's lists, GSP", ()),
+    "EGA-rate": lambda: learned("EGA-rate", "payment_rate", "rate", "EGA's lists, the paper's rate form"),
+    "EGA-vcg_range": ranged,
+    "EGA-virtual": virtual,
+    "oracle": lambda: knobbed("oracle", oracle, weight, payments.Free(), "sees the truth: bound on welfare"),
+  }
 
 
 class Knobbed:

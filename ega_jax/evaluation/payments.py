@@ -33,6 +33,11 @@ class Free:
 
   name = "free"
 
+  def on(self, system):
+    """Returns itself: it is the same for every system."""
+    del system
+    return self
+
   def price(self, batch, bids, slate):
     """Returns zeros f[B, G, K]."""
     return np.zeros(np.shape(slate.items))
@@ -56,6 +61,13 @@ class TablePayment:
     self.refinements = refinements
     self.sigma = sigma
     self.profiles_per_call = profiles_per_call
+
+  def on(self, system):
+    """Returns the same rule over another system's allocation."""
+    return TablePayment(
+      self.name, system, self.rule, num_nodes=self.num_nodes, refinements=self.refinements, sigma=self.sigma,
+      profiles_per_call=self.profiles_per_call,
+    )  # fmt: skip
 
   def price(self, batch, bids, slate):
     """Returns f[B, G, K]: the rule's price of each shown ad, one table per profile."""
@@ -124,10 +136,10 @@ def sweep(system, batch, bids, ads, nodes, profiles_per_call=256):
 def _compact(ads):
   """Returns (columns i[B, A'], back i[B, A]): the columns of ads i[B, A] that hold one, and where each went.
 
-  A' is even, so that few sizes are compiled. Absent ads (-1) are not swept: they point at some other column's slates.
+  A' is a multiple of 4, so that few sizes are compiled. Absent ads (-1) are not swept: they point at some other column's slates.
   """
   width = int((ads >= 0).sum(1).max(initial=1))
-  width = min(width + width % 2, ads.shape[1]) or 1
+  width = min(-(-width // 4) * 4, ads.shape[1])
   order = np.argsort(ads < 0, axis=1, kind="stable")
   return order[:, :width], np.minimum(np.argsort(order, axis=1, kind="stable"), width - 1)
 

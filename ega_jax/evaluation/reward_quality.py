@@ -16,6 +16,22 @@ from ega_jax.types import Request
 BATCH = 256
 
 
+def evaluator(config, params):
+  """Returns (batch, slate) -> {"poi", "creative", "conversion"}: the reward model's probabilities f32[B, G, K]."""
+  models = recipe.build_models(config, recipe.data_sizes(config.data))
+
+  @jax.jit
+  def predict(params, request, items, creatives):
+    logits = models.reward.apply({"params": params["reward"]}, request, params["catalog"], items, creatives)
+    return {name: jnp.where(items >= 0, jax.nn.sigmoid(logit), 0.0) for name, logit in logits.items()}
+
+  def believe(batch, slate):
+    request = jax.tree.map(jnp.asarray, Request.from_batch(batch))
+    return predict(params, request, jnp.asarray(slate.items), jnp.asarray(slate.creatives))
+
+  return believe
+
+
 def quality(config, params, split="test"):
   """Returns {"model", "truth": ranking.click_quality, "calibrated", "calibration": curve} on the logged lists of a split."""
   models = recipe.build_models(config, recipe.data_sizes(config.data))

@@ -46,7 +46,7 @@ def base_config() -> ml_collections.ConfigDict:
         "batch_size": 32,
         "learning_rate": 3e-4,
         "rollout": "greedy",  # or "sampled"
-        "trainable": r"generator/(poi_decoder|item_prior|code_embedding)",
+        "trainable": r"generator/(poi_decoder|poi_head|item_prior)",
       },
       "payment": {
         "steps": 3000,
@@ -66,6 +66,11 @@ def base_config() -> ml_collections.ConfigDict:
         "beta": 2.0,
         "token_bid": "max",
       },
+      "systems": (
+        "popularity", "MCA-fixed", "MCA", "MCA+R", "GR", "GR+R", "EGA", "EGA-gsp", "EGA-rate", "EGA-vcg_range",
+        "EGA-virtual", "oracle",
+      ),  # rows of the comparison
+      "judge": True,  # fit a second reward model on held-back logs, for choices on validation
       "sweep_prefixes": 1024,  # distinct prefixes that a sweep over bid profiles may hold
       "evaluation": {
         "requests": 2000,  # of test: welfare, clicks

@@ -51,23 +51,26 @@ def _alone(models, params, request):
 
 
 def balanced_scale(config, system):
-  """Returns the organic scale f32[] at which a system's ad share on validation is the logging policy's (no clicks used)."""
-  logs = read_split(config.data, "validation", ("shown_item", "is_ad"))
-  shown = logs["shown_item"]
-  ads = np.take_along_axis(logs["is_ad"], np.maximum(shown, 0), axis=1) & (shown >= 0)
+  """Returns the organic scale f32[] at which a system's ad share on validation is that of the logging policy."""
+  logs = read_split(config.data, "validation", ("shown_item", "is_ad", "explored"))
+  # Exploration is not the policy's choice: without it this is the share that every system is compared at.
+  chosen = ~logs["explored"]
+  shown = logs["shown_item"][chosen]
+  ads = np.take_along_axis(logs["is_ad"][chosen], np.maximum(shown, 0), axis=1) & (shown >= 0)
   target = ads.sum() / np.maximum((shown >= 0).sum(), 1)
-  chunk = config.evaluation.chunk
-  count = max(min(config.evaluation.load_requests, len(shown)) // chunk, 1) * chunk
-  rows = np.linspace(0, len(shown) - 1, count).astype(int)
+  chunk, total = config.evaluation.chunk, len(chosen)
+  count = max(min(config.evaluation.load_requests, total) // chunk, 1) * chunk
+  rows = np.linspace(0, total - 1, count).astype(int)
   columns = read_split(config.data, "validation", REQUEST, rows)
 
   def share(scale):
     tried = system.with_knob(scale)
-    items, flags = [], []
-    for start in range(0, count, chunk):
-      batch = {key: value[start : start + chunk] for key, value in columns.items()}
-      items.append(tried.allocate(batch, batch["bid"][:, None]).items)
-      flags.append(batch["is_ad"])
-    return float(ad_share(np.concatenate(items), np.concatenate(flags)))
+    items = [tried.allocate(batch, batch["bid"][:, None]).items for batch in _batches(columns, chunk)]
+    return float(ad_share(np.concatenate(items), columns["is_ad"]))
 
-  return jnp.float32(balance(share, target, low=0.1, high=10.0, rounds=8))
+  return jnp.float32(balance(share, target, low=0.01, high=100.0, rounds=11))
+
+
+def _batches(columns, chunk):
+  for start in range(0, len(columns["is_ad"]), chunk):
+    yield {key: value[start : start + chunk] for key, value in columns.items()}

@@ -80,17 +80,22 @@ def stages(config, workdir, models=None):
   share = {"process": process()}
   lists = list_config(config)
   system_of = lambda params: ega_system(config, models, params)
-  return [
+  price = lambda form: PaymentNetwork(PaymentConfig(form))
+  found = [
     tokenizer_stage(config, **share),
     pretrain_stage(config, models, **share),
     reward_stage(config, models, **share),
     policy_stage(config, models, lists, **share),
+    payment_stage(config, system_of, price("price"), workdir, **share),
     policy_stage(config, models, lists, name="policy_bid_free", bid_free=True, **share),
-    reward_stage(config, models, name="judge", source="pretrain", folds=held_back_folds(config), **share),
     ranker_stage(config, build_ranker(config), **share),
-    payment_stage(config, system_of, PaymentNetwork(PaymentConfig("price")), workdir, **share),
-    payment_stage(config, system_of, PaymentNetwork(PaymentConfig("rate")), workdir, name="payment_rate", **share),
   ]
+  if "EGA-rate" in config.systems:
+    found.append(payment_stage(config, system_of, price("rate"), workdir, name="payment_rate", **share))
+  if config.judge:
+    folds = held_back_folds(config)
+    found.append(reward_stage(config, models, name="judge", source="pretrain", folds=folds, **share))
+  return found
 
 
 def ega_system(config, models, params, options=None, name="EGA") -> EGASystem:

@@ -5,11 +5,25 @@ from ega_jax.stages.defaults import base_config
 
 
 def get_config():
-  """Returns EGA at the smallest size at which the comparison means something: K = 6, N_S = 16."""
+  """Returns EGA at a size that two CPU cores train and evaluate in minutes."""
   config = base_config()
   config.data = "runs/quickstart/data"
-  config.list_length = 10
+  config.judge = False
+  config.systems = ("popularity", "MCA-fixed", "MCA", "MCA+R", "GR+R", "EGA", "EGA-gsp", "EGA-vcg_range", "oracle")
   config.lists.num_lists = 16
+  config.sweep_prefixes = 256
+  config.tokenizer.steps = 200
+  config.pretrain.steps = 250
+  config.reward.steps = 400
+  config.ranker.steps = 400
+  config.policy.steps = 60
+  config.policy.batch_size = 16
+  config.payment.requests = 64
+  config.payment.steps = 1000
+  evaluation = config.evaluation
+  evaluation.requests, evaluation.priced_requests, evaluation.audited_requests = 480, 96, 32
+  evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 32, 128
+  evaluation.unshown, evaluation.refinements = 2, 0
   return config
 
 

@@ -219,7 +219,7 @@ def test_deviation_utility_by_a_loop():
   world = toy.ToyWorld(num_requests=5)
   system = toy.RankByBid(world)
   # More deviators than there are: all of them. Two requests a call: the last call is half padding.
-  options = equilibrium.EquilibriumOptions(num_requests=5, num_deviators=9, requests_per_call=2)
+  options = equilibrium.EquilibriumOptions(num_requests=5, num_unshown=9, requests_per_call=2)
   found = equilibrium.deviation_utilities(
     system, payments.FirstPrice(), world.columns, 0.8, [0.5, 1.1], world, options
   )
