@@ -258,7 +258,7 @@ def test_first_price_between_two_uniform_bidders_shades_to_one_half():
     "is_ad": np.ones((count, 2), bool), "bid": rng.random((count, 2)).astype(np.float32),
     "value_mu": np.full((count, 2), -1.0, np.float32),
   }  # fmt: skip
-  options = equilibrium.EquilibriumOptions(num_requests=count, num_deviators=2, requests_per_call=500)
+  options = equilibrium.EquilibriumOptions(num_requests=count, num_unshown=2, requests_per_call=500)
   found = equilibrium.shading_equilibrium(HighestBid(), payments.FirstPrice(), columns, options=options)
   assert found.converged and 0.45 <= found.multiplier <= 0.58
   second_price = payments.slot_threshold(HighestBid(), num_nodes=100)
