@@ -136,7 +136,7 @@ def sweep(system, batch, bids, ads, nodes, profiles_per_call=256):
 def _compact(ads):
   """Returns (columns i[B, A'], back i[B, A]): the columns of ads i[B, A] that hold one, and where each went.
 
-  A' is a multiple of 4, so that few sizes are compiled. Absent ads (-1) are not swept: they point at some other column's slates.
+  A' is a multiple of 4, so that few sizes are compiled. Absent ads (-1) are not swept: they point at another's slates.
   """
   width = int((ads >= 0).sum(1).max(initial=1))
   width = min(-(-width // 4) * 4, ads.shape[1])

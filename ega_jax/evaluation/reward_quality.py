@@ -33,7 +33,7 @@ def evaluator(config, params):
 
 
 def quality(config, params, split="test"):
-  """Returns {"model", "truth": ranking.click_quality, "calibrated", "calibration": curve} on the logged lists of a split."""
+  """Returns {"model", "truth": ranking.click_quality, "calibrated", "calibration": curve} on a split's logged lists."""
   models = recipe.build_models(config, recipe.data_sizes(config.data))
 
   @jax.jit

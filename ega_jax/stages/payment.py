@@ -22,7 +22,9 @@ from ega_jax.training.stage import Stage
 INPUTS = ("theta", "bids", "is_ad", "competitors", "slot", "pivot", "z")
 
 
-def payment_stage(config, system_of, network: PaymentNetwork, workdir, *, name="payment", source="policy", process=(0, 1)) -> Stage:
+def payment_stage(
+  config, system_of, network: PaymentNetwork, workdir, *, name="payment", source="policy", process=(0, 1)
+) -> Stage:
   """Returns the stage that trains `network` on the allocation of `system_of(params)`.
 
   Args:
@@ -119,7 +121,7 @@ def payment_tables(config, system, params, cache):
 
 
 def _rows(config):
-  """Returns the positions of the newest training requests of the main folds: the market as it is when payments start."""
+  """Returns the positions of the newest training requests of the main folds: the market when payments start."""
   folds = read_split(config.data, "train", ("fold",))["fold"]
   eligible = np.flatnonzero(np.isin(folds, main_folds(config)))
   recent = eligible[-5 * config.payment.requests :]

@@ -76,7 +76,7 @@ def policy_stage(config, models, lists: ListConfig, *, name="policy", bid_free=F
 
 
 def _marginal_contributions(models, params, prepared, bids, lists, rng):
-  """Returns (Y i32[B, K], r f32[B, K], score(Y) f32[B]), r_i = score(Y) - score(Y without i) (EGA Eq. 31). No gradient."""
+  """Returns (Y i32[B, K], r f32[B, K], score(Y) f32[B]), r_i = score(Y) - score(Y without i), EGA Eq. 31."""
   params, prepared, bids = jax.lax.stop_gradient((params, prepared, bids))
   table, request = prepared.table, prepared.request
   length = lists.list_length * table.codes.shape[-1]

@@ -1,7 +1,7 @@
 """Stage 2: the generator learns what users do next: POIs and creatives (EGA Eq. 13-17, 27-29).
 
 Two prompts share the weights. "next visits": the POIs visited after the request, over the whole catalogue. "list": the
-items clicked in the logged list, among those shown, so that what the logging policy chose to show is not learned as taste.
+items clicked in the logged list, among those shown, so that what the logging policy chose is not learned as taste.
 """
 
 import jax
@@ -13,7 +13,7 @@ from ega_jax.decoding.lists import ListConfig
 from ega_jax.losses import generation as losses
 from ega_jax.models.ega import LIST as LIST_TASK
 from ega_jax.models.ega import NEXT_VISITS, hide_clicks
-from ega_jax.stages.batches import LIST, REQUEST, logged, main_folds
+from ega_jax.stages.batches import LIST, logged, main_folds
 from ega_jax.systems import generation
 from ega_jax.training.stage import Stage
 from ega_jax.types import CandidateTable, Request
@@ -24,8 +24,8 @@ COLUMNS = (*LIST, "target_poi")
 def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", process=(0, 1)) -> Stage:
   """Returns the stage that fits the generator: L_pre = L_NTP + L_MTP (EGA Eq. 29), unweighted.
 
-  `config.pretrain.normaliser`: "vocabulary" is the paper's softmax over all codes of a level; "legal" sums only over codes
-  that lead to an item, with the item prior, as decoding does.
+  `config.pretrain.normaliser`: "vocabulary" is the paper's softmax over all codes of a level; "legal" sums only over
+  codes that lead to an item, with the item prior, as decoding does.
   """
   options = config.pretrain
   if options.normaliser not in ("legal", "vocabulary"):

@@ -72,7 +72,7 @@ def process():
 def stages(config, workdir, models=None):
   """Returns EGA's stages and those of the systems it is compared with, in order.
 
-  tokenizer, pretrain, reward, policy, payment are EGA's five. policy_bid_free is the generator of lists that ignore bids
+  tokenizer, pretrain, reward, policy, payment are EGA's five. policy_bid_free is the generator of bid-free lists
   (GR, vcg_range); payment_rate the paper's payment form on the same allocation; ranker the cascade's models; judge a
   second reward model, of held-back logs, that scores choices on validation.
   """

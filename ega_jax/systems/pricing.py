@@ -1,7 +1,7 @@
 """What the payment network sees, and the learned payment as a rule (EGA Eq. 25-26, Section 7).
 
 For an ad in a shown list: the click probabilities of the list's slots, the others' bids there, the strongest ads that
-were left out, and the pivot price. Nothing of it moves with the ad's own bid except through the list. The paper's `rate`
+were left out, and the pivot price. Nothing of it moves with the ad's own bid except through the list. The paper's rate
 form also sees the allocation probabilities z, which do carry the own bid.
 """
 
