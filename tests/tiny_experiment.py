@@ -1,7 +1,10 @@
 """The whole recipe at a size of seconds: what the tests of stages, systems, baselines and binaries share."""
 
+import dataclasses
+
 from ega_jax.stages import recipe
 from ega_jax.stages.defaults import base_config
+from experiments.custom_loss.config import penalised
 
 
 def get_config():
@@ -10,7 +13,8 @@ def get_config():
   config.list_length = 4
   config.model.preset = "tiny"
   config.model.history_items = 8
-  config.tokenizer.update({"levels": 2, "codebook_size": 8, "creative_codebook_size": 8, "steps": 20, "batch_size": 32})
+  config.tokenizer.update({"levels": 2, "codebook_size": 16, "creative_codebook_size": 16})
+  config.tokenizer.update({"steps": 20, "batch_size": 32})
   config.pretrain.update({"steps": 40, "batch_size": 32, "learning_rate": 3e-3})
   config.reward.update({"steps": 60, "batch_size": 64, "learning_rate": 3e-3, "model": {"width": 16}})
   config.ranker.update({"steps": 20, "batch_size": 64})
@@ -19,6 +23,7 @@ def get_config():
   config.lists.num_lists = 4
   config.sweep_prefixes = 64
   config.judge = False
+  config.penalty = 0.1
   config.systems = ("popularity", "MCA", "EGA")
   config.evaluation.update(
     {"requests": 16, "priced_requests": 8, "audited_requests": 8, "unshown": 1, "refinements": 0, "nodes": 7,
@@ -28,5 +33,6 @@ def get_config():
 
 
 def stages(config, workdir):
-  """Returns the stages of the recipe."""
-  return recipe.stages(config, workdir)
+  """Returns the stages of the recipe, pre-training with the added term of experiments/custom_loss."""
+  tokenizer, pretrain, *rest = recipe.stages(config, workdir)
+  return [tokenizer, dataclasses.replace(pretrain, loss=penalised(pretrain.loss, config.penalty)), *rest]

@@ -1,0 +1,99 @@
+"""launch.generate and launch.evaluate on a tiny run: what they write, and what they refuse."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ega_jax.data.pipeline import read_catalog
+from ega_jax.data.requests import read_requests
+from ega_jax.evaluation import over_seeds, report
+from ega_jax.evaluation.comparison import evaluate_seed
+from launch import finished, generate
+from tests import tiny_run
+
+
+def _served(payment="price", size=4):
+  workdir, _ = tiny_run.trained()
+  config, finals = finished.load_run(workdir, ("policy", "payment"))
+  requests = read_requests(f"{tiny_run.data()}/requests.jsonl", generate.limits_of(config))
+  return requests, generate.answers(*generate.served(config, finals, payment), requests, size)
+
+
+def test_answers_are_lists_of_the_requests_own_candidates():
+  requests, lines = _served()
+  assert len(lines) == len(requests.ids) == 9
+  lines = json.loads(json.dumps(lines))
+  catalog = read_catalog(tiny_run.data())
+  with open(f"{tiny_run.data()}/requests.jsonl", encoding="utf-8") as file:
+    asked = [json.loads(line) for line in file]
+  for one, found in zip(asked, lines, strict=True):
+    entries = [one["candidates"][i] for i in found["positions"]]
+    assert [entry["poi"] for entry in entries] == found["items"] and len(set(found["items"])) == 4
+    assert [entry.get("is_ad", False) for entry in entries] == found["is_ad"]
+    assert [int(catalog.creative_poi[creative]) for creative in found["creatives"]] == found["items"]
+    bids = np.array([entry.get("bid", 0.0) for entry in entries])
+    payments, pctr = np.array(found["payments"]), np.array(found["pctr"])
+    assert (0 <= payments).all() and (payments <= bids + 1e-6).all() and ((0 < pctr) & (pctr < 1)).all()
+    assert all(0 < z <= 1 + 1e-6 for z in found["z"])
+    assert found["expected_payment"] == pytest.approx((payments * pctr).sum())
+  assert [found["id"] for found in lines] == list(range(1, 10))
+
+
+def test_batches_change_no_answer_and_first_price_is_the_bid():
+  requests, lines = _served("first_price")
+  _, others = _served("first_price", size=3)
+  for one, other in zip(lines, others, strict=True):
+    assert one["items"] == other["items"] and one["creatives"] == other["creatives"]
+    np.testing.assert_allclose(one["pctr"], other["pctr"], rtol=1e-4)
+  row = requests.columns["candidates"][0].tolist()
+  expected = [float(requests.columns["bid"][0][row.index(poi)]) for poi in lines[0]["items"]]
+  np.testing.assert_allclose(lines[0]["payments"], expected)
+
+
+def test_bad_requests_end_with_two_and_write_nothing(tmp_path):
+  workdir, _ = tiny_run.trained()
+  path, output = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
+  with open(f"{tiny_run.data()}/requests.jsonl", encoding="utf-8") as file:
+    request = json.loads(file.readline())
+  request["candidates"][-1] |= {"is_ad": True, "bid": float("nan")}
+  path.write_text(json.dumps(request) + "\n")
+  arguments = [f"--workdir={workdir}", f"--requests={path}", f"--output={output}"]
+  command = [sys.executable, "-m", "launch.generate", *arguments]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 2 and f"{path}, line 1: candidates[" in done.stderr and "bid is NaN" in done.stderr
+  assert not output.exists()
+
+
+def test_evaluation_writes_figures_and_a_report(tmp_path):
+  workdir, _ = tiny_run.trained()
+  config, finals = finished.load_run(workdir)
+  figures = evaluate_seed(config, finals, str(tmp_path / "seed"), only=("popularity", "MCA", "EGA"))
+  assert list(figures["systems"]) == ["popularity", "MCA", "EGA"]
+  stored = json.loads((tmp_path / "seed" / "figures.json").read_text())
+  assert stored["systems"].keys() == figures["systems"].keys() and 0 < stored["target_ad_share"] < 1
+  results = over_seeds.results([str(tmp_path / "seed")], title="tiny")
+  text = open(report.write(results, str(tmp_path / "out")), encoding="utf-8").read()
+  assert all(f"{name}" in text for name in figures["systems"])
+  with pytest.raises(ValueError, match="'EGA2' is unknown; allowed: .*EGA"):
+    evaluate_seed(config, finals, str(tmp_path / "seed"), only=("EGA2",))
+
+
+def test_runs_that_are_incomplete_or_changed_are_refused(tmp_path):
+  with pytest.raises(ValueError, match=f"--workdir={tmp_path}: no experiment.json"):
+    finished.load_run(tmp_path)
+  (tmp_path / "experiment.json").write_text(json.dumps({"experiment": str(tiny_run.EXPERIMENT)}))
+  config = json.loads((tiny_run.trained()[0] / "config.json").read_text())
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match="stages tokenizer, pretrain.* are not complete"):
+    finished.load_run(tmp_path)
+  with pytest.raises(ValueError, match="no stage 'nothing'"):
+    finished.load_run(tmp_path, ("nothing",))
+  command = [sys.executable, "-m", "launch.evaluate", f"--workdir={tmp_path}", f"--output={tmp_path / 'out.json'}"]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 2 and "are not complete" in done.stderr
+  (tmp_path / "config.json").write_text(json.dumps(config | {"colour": 1}))
+  with pytest.raises(ValueError, match="'colour' of the run is unknown to"):
+    finished.load_run(tmp_path)

@@ -1,0 +1,136 @@
+"""The recipe's stages on tiny data: they train, they move what they may, and they leave what later ones need."""
+
+import inspect
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from ega_jax.parallel.partition import path_name
+from ega_jax.stages import payment
+from ega_jax.systems.pricing import value_nodes
+from experiments.custom_loss import config as custom_loss
+from tests import tiny_run
+
+STAGES = ("tokenizer", "pretrain", "reward", "policy", "payment", "policy_bid_free", "ranker")
+
+
+def _metrics(stage, name="loss"):
+  workdir, _ = tiny_run.trained()
+  lines = [json.loads(line) for line in (workdir / stage / "metrics.jsonl").read_text().splitlines()]
+  return np.array([value for line in lines for key, value in line.items() if key.split("/")[-1] == name])
+
+
+def _leaves(tree):
+  return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def test_every_stage_trained_to_finite_numbers():
+  _, finals = tiny_run.trained()
+  assert tuple(finals) == STAGES
+  for stage in STAGES:
+    assert np.isfinite(_metrics(stage)).all() and len(_metrics(stage)), stage
+    for name, leaf in _leaves(finals[stage]).items():
+      assert leaf.dtype.kind != "f" or np.isfinite(leaf).all(), f"{stage} {name}"
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "reward", "ranker"])
+def test_the_loss_falls(stage):
+  losses = _metrics(stage)
+  assert losses[-2:].mean() < losses[0]
+
+
+def test_codes_are_in_range_and_paths_are_unique():
+  ids = tiny_run.trained()[1]["tokenizer"]["ids"]
+  assert ids.poi.shape[1] == 3 and ids.creative.shape[1] == 2
+  assert ids.poi.min() >= 0 and ids.poi.max() < 16 and 0 <= ids.creative.min() and ids.creative.max() < 16
+  assert len(np.unique(np.asarray(ids.poi), axis=0)) == len(ids.poi)
+  assert len(np.unique(np.asarray(ids.poi)[:, 0])) > 2
+
+
+@pytest.mark.parametrize("stage", ["policy", "policy_bid_free"])
+def test_the_policy_gradient_moves_only_what_is_trainable(stage):
+  _, finals = tiny_run.trained()
+  before, after = _leaves(finals["reward"]), _leaves(finals[stage])
+  moved = {name for name in after if name in before and not np.array_equal(before[name], after[name])}
+  fitted = {name for name in moved if name.startswith("market")}
+  trainable = tiny_run.config().policy.trainable
+  assert moved - fitted and all(re.search(trainable, name) for name in moved - fitted)
+  assert fitted <= {"market/organic_scale"}
+
+
+def test_market_constants_are_positive_and_the_calibration_was_fitted():
+  _, finals = tiny_run.trained()
+  market = {name: float(value) for name, value in finals["policy"]["market"].items()}
+  assert set(market) == {"bid_scale", "organic_weight", "organic_scale"} and min(market.values()) > 0
+  from ega_jax.data.pipeline import read_split
+
+  logs = read_split(tiny_run.data(), "train", ("bid", "is_ad", "candidates"))
+  assert market["bid_scale"] == np.float32(np.median(logs["bid"][logs["is_ad"] & (logs["candidates"] >= 0)]))
+
+
+def test_payment_tables_are_curves_over_absolute_bids():
+  workdir, finals = tiny_run.trained()
+  with np.load(workdir / "counterfactual_policy.npz") as stored:
+    tables = dict(stored)
+  nodes, x = tables["nodes"], tables["x"]
+  assert nodes.shape[1] == 9 and (nodes[:, 0] == 0).all() and (np.diff(nodes, axis=1) > 0).all()
+  assert ((0 <= x) & (x < 1)).all() and (x.max(1) > 0).all()
+  np.testing.assert_allclose(tables["weight"].sum(1), 1, atol=1e-4)
+  assert (tables["pivot"] >= 0).all() and ((0 <= tables["z"]) & (tables["z"] <= 1 + 1e-6)).all()
+  slot = np.take_along_axis(tables["theta"], tables["slot"][..., None], -1)[..., 0]
+  np.testing.assert_allclose(slot[x > 0], x[x > 0], rtol=1e-5)
+  own = np.take_along_axis(tables["bids"], tables["slot"][..., None], -1)[..., 0]
+  assert (own[x > 0] == 0).all()  # the own bid is not among the inputs
+  # Eq. 35: the multiplier grows by the regret; it starts at lambda_0 and regret is never negative.
+  assert float(finals["payment"]["payment"]["multiplier"]) >= tiny_run.config().payment.multiplier
+
+
+def test_sampled_regret_is_the_loop():
+  rng = np.random.default_rng(0)
+  truthful, misreport, x, nodes = (rng.random((3, 6)).astype(np.float32) for _ in range(4))
+  nodes = np.sort(nodes, 1)
+  own = rng.integers(0, 6, (3, 2))
+  found = np.asarray(payment.sampled_regret(truthful, misreport, x, nodes, own))
+  for row in range(3):
+    for sample, at in enumerate(own[row]):
+      value = nodes[row, at]
+      truth = (value - truthful[row, at]) * x[row, at]
+      best = max((value - misreport[row, g]) * x[row, g] for g in range(6))
+      assert found[row, sample] == pytest.approx(max(best - truth, 0), abs=1e-6)
+
+
+def test_node_weights_are_the_values_distribution():
+  mu = np.array([[0.3, -1.0]])
+  nodes = value_nodes(mu, 0.6, 16)
+  weights = payment._node_weights(nodes, mu, 0.6)
+  drawn = np.exp(mu[..., None] + 0.6 * np.random.default_rng(0).normal(size=(1, 2, 20000)))
+  for ad in range(2):
+    index = np.searchsorted(nodes[0, ad], drawn[0, ad], side="right") - 1
+    np.testing.assert_allclose(np.bincount(index, minlength=16) / 20000, weights[0, ad], atol=0.015)
+
+
+def test_a_custom_loss_is_one_function_and_one_line_and_it_trains():
+  assert len(inspect.getsource(custom_loss).splitlines()) <= 40
+  config = custom_loss.get_config()
+  config.data = tiny_run.data()
+  stages = custom_loss.stages(config, None)
+  assert [stage.name for stage in stages] == ["tokenizer", "pretrain"]
+  # The shared run's pre-training has this loss: the total and the new term both fall.
+  norm = _metrics("pretrain", "user_norm")
+  assert norm[-1] < norm[0] and _metrics("pretrain")[-2:].mean() < _metrics("pretrain")[0]
+
+
+@pytest.mark.parametrize(
+  "key,value",
+  [("tokenizer.method", "vq"), ("pretrain.normaliser", "x"), ("policy.rollout", "x"), ("model.preset", "huge")],
+)
+def test_unknown_choices_are_refused_by_name(key, value):
+  from ega_jax.stages import recipe
+  from launch import experiment
+
+  config = experiment.load(tiny_run.EXPERIMENT, [f"--config.data={tiny_run.data()}", f"--config.{key}={value}"])[1]
+  with pytest.raises(ValueError, match=f"config.{key} is '{value}'; allowed: "):
+    recipe.stages(config, None)

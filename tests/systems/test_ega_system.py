@@ -1,0 +1,147 @@
+"""EGA as a system: legal lists, one answer however it is asked, bids ignored where they must be, exact pivot prices."""
+
+import numpy as np
+import pytest
+
+from ega_jax.evaluation import payments
+from ega_jax.stages import recipe
+from ega_jax.systems import distinct
+from ega_jax.systems.ega import Options
+from ega_jax.systems.payment import LearnedPayment, PivotPayment
+from ega_jax.systems.probabilities import shown_probabilities
+from tests import tiny_run
+
+LENGTH = 4
+
+
+def _system(**options):
+  stage = "policy_bid_free" if options.get("bid_free") else "policy"
+  params = tiny_run.trained()[1][stage]
+  return recipe.ega_system(tiny_run.config(), tiny_run.models(), params, Options(**options))
+
+
+def _batch():
+  batch = tiny_run.requests_of_test()
+  return batch, batch["bid"][:, None]
+
+
+def _sweep_of(system, batch, slate, num_nodes=7):
+  """Returns (ads i32[B, 4], table) of the shown ads of a slate over absolute nodes, the first 0."""
+  items = slate.items[:, 0]
+  ads = np.where(np.take_along_axis(batch["is_ad"], items, 1), items, -1)
+  nodes = payments.absolute_nodes(batch, ads, num_nodes)
+  return ads, payments.sweep(system, batch, batch["bid"], ads, nodes)
+
+
+@pytest.mark.parametrize("options", [{}, {"bid_free": True}, {"virtual": True}])
+def test_lists_are_legal_and_repeatable_and_creatives_are_the_pois_own(options):
+  system, (batch, bids) = _system(**options), _batch()
+  slate = system.allocate(batch, bids)
+  tiny_run.assert_legal(slate.items, batch, LENGTH)
+  poi = np.take_along_axis(batch["candidates"], slate.items[:, 0], 1)
+  np.testing.assert_array_equal(np.asarray(system.params["catalog"].creative_poi)[slate.creatives[:, 0]], poi)
+  assert ((slate.click_probability > 0) & (slate.click_probability < 1)).all()
+  again = system.allocate(batch, bids)
+  for name in ("items", "creatives", "click_probability"):
+    np.testing.assert_array_equal(getattr(again, name), getattr(slate, name))
+
+
+@pytest.mark.parametrize("bid_free", [False, True])
+def test_a_sweep_is_the_allocation_of_each_profile(bid_free):
+  system, (batch, bids) = _system(bid_free=bid_free), _batch()
+  ads, table = _sweep_of(system, batch, system.allocate(batch, bids))
+  rows = np.arange(len(ads))
+  column = (ads >= 0).argmax(1)  # one ad of every request
+  assert (ads[rows, column] >= 0).sum() >= 4
+  for node in (0, 3, 6):
+    changed = batch["bid"].copy()
+    own = ads[rows, column]
+    changed[rows[own >= 0], own[own >= 0]] = table.nodes[rows, column, node][own >= 0]
+    alone = system.allocate(batch, changed[:, None])
+    for name in ("items", "creatives", "click_probability"):
+      swept = getattr(table.payload, name)[rows, column, node][own >= 0]
+      np.testing.assert_allclose(swept, getattr(alone, name)[own >= 0, 0], rtol=1e-4, err_msg=f"{name} at node {node}")
+
+
+def test_bid_free_lists_ignore_bids_and_others_do_not():
+  batch, bids = _batch()
+  system = _system(bid_free=True)
+  items = lambda system, bids: np.asarray(system.propose(batch, bids)[0].items)
+  np.testing.assert_array_equal(items(system, bids), items(system, 100 * bids[:, :, ::-1]))
+  moved = np.where(batch["is_ad"], np.random.default_rng(0).lognormal(size=batch["bid"].shape) * 20, 0)[:, None]
+  assert (items(_system(), bids) != items(_system(), moved)).any()
+
+
+def test_virtual_bids_change_what_is_shown():
+  batch, bids = _batch()
+  plain, virtual = (_system(virtual=virtual).allocate(batch, bids).items for virtual in (False, True))
+  assert (plain != virtual).any()
+
+
+def test_vcg_over_bid_free_lists_is_truthful_and_individually_rational():
+  system, (batch, bids) = _system(bid_free=True), _batch()
+  rule, slate = PivotPayment(system), system.allocate(batch, bids)
+  ads, table = _sweep_of(system, batch, slate, num_nodes=21)
+  price = rule.own_bid_price(batch, batch["bid"], table)
+  assert (price >= 0).all() and (price <= table.nodes + 1e-9).all()
+  utility = lambda value: (value[..., None] - price) * table.x
+  best, truth = [], []
+  for node in range(table.nodes.shape[-1]):
+    value = table.nodes[..., node]
+    best.append(utility(value).max(-1))
+    truth.append(utility(value)[..., node])
+  regret = (np.stack(best) - np.stack(truth))[:, ads >= 0]
+  assert regret.max() <= 1e-5 * max(table.nodes.max(), 1)
+  shown = rule.price(batch, bids, slate)[:, 0]
+  is_ad = ads >= 0
+  assert (shown[~is_ad] == 0).all() and (shown >= 0).all()
+  own = np.take_along_axis(batch["bid"], slate.items[:, 0], 1)
+  assert (shown <= own + 1e-6).all() and (shown[is_ad] > 0).any()
+
+
+def test_the_learned_price_is_the_same_on_slates_and_on_curves():
+  finals = tiny_run.trained()[1]
+  from ega_jax.models.payment import PaymentConfig, PaymentNetwork
+
+  system, (batch, bids) = _system(), _batch()
+  rule = LearnedPayment("payment", system, PaymentNetwork(PaymentConfig("price")), finals["payment"])
+  slate = system.allocate(batch, bids)
+  price = rule.price(batch, bids, slate)[:, 0]
+  own = np.take_along_axis(batch["bid"], slate.items[:, 0], 1)
+  ads = np.where(np.take_along_axis(batch["is_ad"], slate.items[:, 0], 1), slate.items[:, 0], -1)
+  assert (price[ads < 0] == 0).all() and (price >= 0).all() and (price <= own + 1e-6).all() and (price > 0).any()
+  nodes = np.stack([np.zeros_like(own), own], -1).astype(np.float64)
+  table = payments.sweep(system, batch, batch["bid"], ads, nodes)
+  curve = rule.own_bid_price(batch, batch["bid"], table)[..., 1]
+  np.testing.assert_allclose(np.where(ads >= 0, curve, 0), price, rtol=1e-4, atol=1e-6)
+
+
+def test_allocation_probabilities_of_all_first_items_sum_to_one():
+  system, (batch, bids) = _system(), _batch()
+  slate = system.allocate(batch, bids)
+  z = shown_probabilities(system, batch, bids, slate)
+  assert ((z > 0) & (z <= 1)).all()
+  count = batch["candidates"].shape[1]
+  total = np.zeros(len(z))
+  for first in range(count):
+    items = np.array(slate.items)
+    items[:, 0, 0] = first
+    one = shown_probabilities(system, batch, bids, type(slate)(items, slate.creatives, slate.click_probability))
+    total += one[:, 0]
+  np.testing.assert_allclose(total, 1, rtol=1e-4)  # illegal and absent ones have probability 0
+
+
+def test_scoring_distinct_lists_is_scoring_one_by_one():
+  batch, _ = _batch()
+  rng = np.random.default_rng(0)
+  lists = np.stack([np.stack([rng.permutation(14)[:LENGTH] for _ in range(5)]) for _ in range(8)]).astype(np.int32)
+  lists = np.concatenate([lists, lists[:, ::-1]], 1)
+  params = tiny_run.trained()[1]["policy"]
+  creative_of = np.asarray(params["catalog"].poi_creatives)[np.maximum(batch["candidates"], 0), 0]
+  score = lambda items: distinct.list_clicks(tiny_run.models(), params, batch, items, creative_of)
+  together = score(lists)
+  unique, index = distinct.distinct_lists(lists)
+  np.testing.assert_array_equal(np.take_along_axis(unique, index[..., None], 1), lists)
+  assert all((rows[:, 0] >= 0).sum() == 5 for rows in unique)
+  for j in range(10):
+    np.testing.assert_allclose(together[:, j], score(lists[:, j : j + 1])[:, 0], rtol=1e-5)
