@@ -68,13 +68,13 @@ def semantic_ids(rng, cat, levels=3, vocabulary=7, creative_levels=2):
   return SemanticIds(poi=poi.astype(np.int32), creative=creative.astype(np.int32))
 
 
-def hour_nearness(hour, now):
-  """Returns the hour kernel of two hours of the week."""
+def hour_nearness(hour, age, now, width=2.0):
+  """Returns the hour kernel of an event `age` hours ago, given both hours of the week."""
   if hour < 0 or now < 0:
     return 0.0
-  gap = abs(hour % 24 - now % 24)
+  gap = age % 24
   gap = min(gap, 24 - gap)
-  return math.exp(-0.5 * (gap / 2) ** 2) * (1.0 if (hour // 24 >= 5) == (now // 24 >= 5) else 0.4)
+  return math.exp(-0.5 * (gap / width) ** 2) * (1.0 if (hour // 24 >= 5) == (now // 24 >= 5) else 0.4)
 
 
 def _ratio(part, total):
@@ -90,7 +90,8 @@ def features(req, cat, b, poi):
   events = [
     dict(
       poi=int(req.history_poi[b, h]), action=int(req.history_action[b, h]), age=float(req.history_age[b, h]),
-      near=hour_nearness(int(req.history_hour[b, h]), int(req.hour[b])),
+      near=hour_nearness(int(req.history_hour[b, h]), float(req.history_age[b, h]), int(req.hour[b])),
+      sharp=hour_nearness(int(req.history_hour[b, h]), float(req.history_age[b, h]), int(req.hour[b]), 0.75),
     )
     for h in range(req.history_poi.shape[1])
     if req.history_poi[b, h] >= 0
@@ -99,6 +100,7 @@ def features(req, cat, b, poi):
   clicks = [e for e in events if e["action"] >= 2]
   for n, event in enumerate(reversed(visits)):
     event["slow"], event["fast"] = 0.5 ** (n / 40), 0.5 ** (n / 5)
+    event["near"], event["sharp"] = event["slow"] * event["near"], event["slow"] * event["sharp"]
   last = visits[-1]["poi"] if visits else -1
   follows = [v["poi"] for u, v in zip(visits, visits[1:], strict=False) if u["poi"] == last]
   successors = [
@@ -125,6 +127,8 @@ def features(req, cat, b, poi):
     successor_share=_ratio(follow, sum(n for _, n in successors)),
     hour=math.log1p(sum(v["near"] for v in here)),
     hour_share=_ratio(sum(v["near"] for v in here), hour_total),
+    sharp_hour=math.log1p(sum(v["sharp"] for v in here)),
+    sharp_hour_share=_ratio(sum(v["sharp"] for v in here), sum(v["sharp"] for v in visits)),
     day=sum(math.exp(-v["age"] / 24) for v in here),
     week=sum(math.exp(-v["age"] / 168) for v in here),
     clicks=math.log1p(sum(c["poi"] == poi for c in clicks)),

@@ -1,5 +1,6 @@
 """The generator's next-POI accuracy on a city's public windows, beside count-based floors of the same information."""
 
+import dataclasses
 import functools
 
 import jax
@@ -26,6 +27,8 @@ def _generate(models, params, request):
     models.generator, params["generator"], "encode", request, params["ids"], params["catalog"], visits_only=True
   )
   table = catalogue_table(params["ids"])
+  # Any POI may come first: organic items would have to come in order, ads need not.
+  table = dataclasses.replace(table, is_ad=jnp.ones_like(table.valid))
   batch = request.user.shape[0]
   table = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (batch, *leaf.shape[1:])), table)
   prior = visit_prior(models, params, memory, request)

@@ -68,7 +68,7 @@ class UserEncoder(nn.Module):
     poi, creative = request.history_poi[:, recent], request.history_creative[:, recent]
     present, safe = poi >= 0, jnp.maximum(poi, 0)
     age = jnp.log1p(jnp.maximum(request.history_age[:, recent], 0.0))
-    near = hour_kernel(request.history_hour[:, recent], request.hour)
+    near = hour_kernel(request.history_hour[:, recent], request.history_age[:, recent], request.hour)
     shown = (creative >= 0)[..., None]
     style = jnp.where(shown, catalog.creative_embedding[jnp.maximum(creative, 0)], 0.0)
     offset = (catalog.poi_place[safe] - request.place[:, None]) / 5.0

@@ -18,8 +18,10 @@ NAMES = (
   "transition_share",
   "successors",  # log1p of how often it followed in anyone's visits
   "successor_share",
-  "hour",  # log1p of own visits here at this time of day and part of week (kernel)
+  "hour",  # log1p of own visits here at this time of day and part of week (slow weights, kernel of two hours)
   "hour_share",
+  "sharp_hour",  # the same with a kernel of three quarters of an hour
+  "sharp_hour_share",
   "day",  # sum of exp(-age / 1 day) over own visits here
   "week",  # the same with 7 days
   "clicks",  # log1p of clicks here so far
@@ -49,13 +51,16 @@ def _events(request):
   return visit, click, conversion, rank
 
 
-def hour_kernel(hour, request_hour):
-  """Returns f32[B, H] in [0, 1]: nearness in time of day, less across the weekend's edge; 0 if unknown."""
-  now = request_hour[:, None]
-  gap = jnp.abs(hour % 24 - now % 24)
-  gap = jnp.minimum(gap, 24 - gap).astype(jnp.float32)
+def hour_kernel(hour, age, request_hour, width=2.0):
+  """Returns f32[B, H] in [0, 1]: nearness in time of day, less across the weekend's edge; 0 if unknown.
+
+  The gap comes from the age in hours, which is exact to the minute; hours of the week say which part of it an event is
+  in, and whether times are known at all. `width` is the kernel's standard deviation in hours.
+  """
+  now, gap = request_hour[:, None], jnp.abs(age) % 24
+  gap = jnp.minimum(gap, 24 - gap)
   same_part = (hour // 24 >= 5) == (now // 24 >= 5)
-  kernel = jnp.exp(-0.5 * jnp.square(gap / 2.0)) * jnp.where(same_part, 1.0, 0.4)
+  kernel = jnp.exp(-0.5 * jnp.square(gap / width)) * jnp.where(same_part, 1.0, 0.4)
   return jnp.where((hour >= 0) & (now >= 0), kernel, 0.0)
 
 
@@ -107,25 +112,27 @@ def content_profile(request, catalog, weights):
 def _history_features(request, catalog, candidates, last):
   visit, click, conversion, rank = _events(request)
   slow, fast = visit * 0.5 ** (rank / 40), visit * 0.5 ** (rank / 5)
-  hour = visit * hour_kernel(request.history_hour, request.hour)
   age = jnp.maximum(request.history_age, 0.0)
+  hour = slow * hour_kernel(request.history_hour, age, request.hour)
+  sharp = slow * hour_kernel(request.history_hour, age, request.hour, width=0.75)
   follows = _follows_last(request, visit, last)
-  weights = [slow, fast, follows, hour, visit * jnp.exp(-age / 24), visit * jnp.exp(-age / 168), click, conversion]
+  weights = [slow, fast, follows, hour, sharp, visit * jnp.exp(-age / 24), visit * jnp.exp(-age / 168), click, conversion]
   size = catalog.poi_category.shape[0]
   sums = sum_where_equal(request.history_poi, jnp.stack(weights, -1), candidates, size)
-  slow_at, fast_at, follow_at, hour_at, day_at, week_at, click_at, conversion_at = jnp.moveaxis(sums, -1, 0)
+  slow_at, fast_at, follow_at, hour_at, sharp_at, day_at, week_at, click_at, conversion_at = jnp.moveaxis(sums, -1, 0)
   follow_total = follows.sum(1, keepdims=True)
   shares = [_share(slow_at, slow), jnp.log1p(follow_at), follow_at / jnp.maximum(follow_total, 1.0)]
   successors = jnp.where(request.successor_poi >= 0, request.successor_count, 0.0)
   follow_all = sum_where_equal(request.successor_poi, successors[..., None], candidates, size)[..., 0]
   shares += [jnp.log1p(follow_all), _share(follow_all, successors), jnp.log1p(hour_at), _share(hour_at, hour)]
+  shares += [jnp.log1p(sharp_at), _share(sharp_at, sharp)]
   return [jnp.log1p(slow_at), fast_at, *shares, day_at, week_at, jnp.log1p(click_at), jnp.log1p(conversion_at)]
 
 
 def _category_features(request, catalog, candidates, last):
   visit, click, _, rank = _events(request)
   slow = visit * 0.5 ** (rank / 40)
-  hour = visit * hour_kernel(request.history_hour, request.hour)
+  hour = slow * hour_kernel(request.history_hour, jnp.maximum(request.history_age, 0.0), request.hour)
   safe, events = jnp.maximum(candidates, 0), jnp.maximum(request.history_poi, 0)
   category, parent = catalog.poi_category, catalog.poi_parent
   size = category.shape[0]  # there are no more categories than POIs

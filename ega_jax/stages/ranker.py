@@ -11,7 +11,7 @@ from ega_jax.training.stage import Stage
 from ega_jax.types import Request
 
 
-def ranker_stage(config, ranker, *, name="ranker", source="policy", process=(0, 1)) -> Stage:
+def ranker_stage(config, ranker, *, name="ranker", source="reward", process=(0, 1)) -> Stage:
   """Returns the stage that fits `ranker` (models.ranker.Ranker) by cross-entropy of its four heads.
 
   It keeps the leaves of stage `source` that a cascade needs: catalogue, ids, reward model and market constants.
