@@ -8,7 +8,7 @@ from experiments.custom_loss.config import penalised
 
 
 def get_config():
-  """Returns EGA with K = 4, 4 lists, one block of width 32 and a few steps a stage."""
+  """Returns EGA with K = 4, 8 lists, one block of width 32 and a few steps a stage."""
   config = base_config()
   config.list_length = 4
   config.model.preset = "tiny"
@@ -20,7 +20,7 @@ def get_config():
   config.ranker.update({"steps": 20, "batch_size": 64})
   config.policy.update({"steps": 4, "batch_size": 8})
   config.payment.update({"steps": 40, "batch_size": 16, "requests": 16, "ads": 3, "nodes": 9, "values": 4})
-  config.lists.num_lists = 4
+  config.lists.num_lists = 8
   config.sweep_prefixes = 64
   config.judge = False
   config.penalty = 0.1
