@@ -25,7 +25,7 @@ def policy_stage(config, models, lists: ListConfig, *, name="policy", bid_free=F
   scores is the item's marginal contribution. `config.policy.rollout` "greedy" is the paper's; "sampled" draws Y from z.
 
   Args:
-    bid_free: bids are 1 in the score and absent from decoding: the policy of a list generator that ignores bids.
+    bid_free: lists are decoded from the ads' expected values instead of their bids, which only the score sees.
   """
   options = config.policy
   if options.rollout not in ("greedy", "sampled"):
@@ -41,8 +41,8 @@ def policy_stage(config, models, lists: ListConfig, *, name="policy", bid_free=F
     request = Request.from_batch(batch)
     prepared = generation.prepare(models, params, request)
     scale = params["market"]["bid_scale"]
-    bids = None if bid_free else request.bid
-    scaled = dataclasses.replace(lists, bid_scale=scale, max_prefixes=0)
+    bids = generation.expected_bids(request, config.value_sigma) if bid_free else request.bid
+    scaled = dataclasses.replace(generation.in_market(lists, params["market"]), max_prefixes=0)
     items, contribution, score = _marginal_contributions(
       models, params, prepared, bids, scaled, rng if options.rollout == "sampled" else None
     )
@@ -93,6 +93,5 @@ def _marginal_contributions(models, params, prepared, bids, lists, rng):
   theta = generation.click_probabilities(models, params, request, items, creatives)
   place = jnp.maximum(items, 0)
   at = lambda row: jax.vmap(lambda values, index: values[index])(row, place)
-  worth = jnp.ones_like(request.bid) * params["market"]["bid_scale"] if bids is None else bids
-  score = slate.list_score(theta, at(worth), at(request.is_ad), params["market"]["organic_weight"], where=items >= 0)
+  score = slate.list_score(theta, at(request.bid), at(request.is_ad), params["market"]["organic_weight"], where=items >= 0)
   return base[:, 0], marginal_contribution(score[:, 0], score[:, 1:]), score[:, 0]

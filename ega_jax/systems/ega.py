@@ -19,7 +19,7 @@ from ega_jax.types import Request, Slate
 class Options:
   """How EGA uses bids; hashable.
 
-  bid_free: lists are generated without bids, which then only choose among them (vcg_range's allocation).
+  bid_free: lists are generated from the ads' expected values; bids only choose among them (vcg_range's allocation).
   virtual: ironed virtual values in the list score, their positive part in the token weights.
   value_sigma: log-sd of a value per click given the request, known to the platform.
   """
@@ -32,10 +32,6 @@ class Options:
 @functools.partial(jax.jit, static_argnames=("models",))
 def _prepare(models, params, request):
   return generation.prepare(models, params, request)
-
-
-def _list_config(params, lists, organic_scale):
-  return dataclasses.replace(lists, bid_scale=params["market"]["bid_scale"], organic_beta=lists.beta * organic_scale)
 
 
 def _score_bids(options, request, bids, ads=None):
@@ -53,11 +49,12 @@ def _proposal_bids(options, bids):
 @functools.partial(jax.jit, static_argnames=("models", "options"))
 def _propose(models, options, params, prepared, bids, lists, organic_scale):
   """Returns Lists of every profile bids f32[B, G, C]."""
-  config = _list_config(params, lists, organic_scale)
+  config = generation.in_market(lists, params["market"], organic_scale)
   length = config.list_length * prepared.table.codes.shape[-1]
   decoder = generation.decoder(models, params, prepared.memory, length)
   if options.bid_free:
-    found = generate_lists(decoder, prepared.table, None, prepared.prior, config)
+    expected = generation.expected_bids(prepared.request, options.value_sigma)[:, None]
+    found = generate_lists(decoder, prepared.table, expected, prepared.prior, config)
     spread = lambda leaf: jnp.broadcast_to(leaf, (leaf.shape[0], bids.shape[1], leaf.shape[2]))
     return dataclasses.replace(found, index=spread(found.index), log_z=spread(found.log_z))
   worth = _proposal_bids(options, _score_bids(options, prepared.request, bids))
@@ -67,7 +64,7 @@ def _propose(models, options, params, prepared, bids, lists, organic_scale):
 @functools.partial(jax.jit, static_argnames=("models", "options"))
 def _sweep(models, options, params, prepared, bids, ads, nodes, lists, organic_scale):
   """Returns Lists of the profiles (ad, node), bids f32[B, C] elsewhere."""
-  config = _list_config(params, lists, organic_scale)
+  config = generation.in_market(lists, params["market"], organic_scale)
   length = config.list_length * prepared.table.codes.shape[-1]
   decoder = generation.decoder(models, params, prepared.memory, length)
   request = prepared.request
@@ -100,7 +97,7 @@ class EGASystem:
     models: generation.Models.
     params: the tree with "catalog", "ids", "generator", "reward", "market".
     lists: ListConfig of one profile; `sweep_prefixes` slots are used for sweeps.
-    organic_scale: the knob of the ad share: multiplies the organic weight of the score, and beta of organic items.
+    organic_scale: the knob of the ad share: multiplies what an organic click is worth, in the score and in tokens.
       None: the one fitted on validation, a leaf of params["market"].
   """
 

@@ -33,6 +33,26 @@ class Prepared:
   prior: jax.Array | None  # f32[B, C]; None without an item prior
 
 
+def in_market(lists, market, organic_scale=1.0):
+  """Returns the ListConfig in the units of a market: params["market"] and the knob of the ad load.
+
+  Bids are divided by the logs' median. An organic item weighs as much as an ad that bids what the list score says an
+  organic click is worth, w = organic_weight^alpha + beta: one objective for tokens and lists (our decision; the paper's
+  organic items bid 0 and weigh beta, which at a given ad share would have to be made up for by the logits).
+  """
+  scale = market["bid_scale"]
+  worth = market["organic_weight"] * organic_scale / scale
+  return dataclasses.replace(lists, bid_scale=scale, organic_beta=worth**lists.alpha + lists.beta)
+
+
+def expected_bids(request, sigma):
+  """Returns f32[B, C]: the mean of each ad's value given the request, exp(mu + sigma^2 / 2); organic 0.
+
+  What lists that ignore bids are generated with: the platform knows the distribution, and no report moves it.
+  """
+  return jnp.where(request.is_ad, jnp.exp(request.value_mu + 0.5 * sigma**2), 0.0)
+
+
 def candidate_table(request, ids) -> CandidateTable:
   """Returns the candidates of a request as decoding sees them; organic items are ranked by their position."""
   valid = request.candidates >= 0

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ega_jax.systems import generation
 from ega_jax.systems.pricing import PaymentInputs, payment_inputs
 
 
@@ -53,7 +54,7 @@ def inputs_of(system, params, batch, bids, profiles: Profiles, without, with_z=F
   from ega_jax.auction.regret import with_own_bid
 
   changed = with_own_bid(np.asarray(bids, np.float32), profiles.ads, profiles.own.astype(np.float32))
-  lists = dataclasses.replace(system.lists, bid_scale=params["market"]["bid_scale"])
+  lists = generation.in_market(system.lists, params["market"], system.organic_scale)
   return payment_inputs(
     system.models, params, batch, jnp.asarray(changed), profiles.items, profiles.theta, profiles.ads, without, lists,
     jnp.float32(system.organic_weight), with_z,

@@ -1,6 +1,5 @@
 """Allocation probabilities of what a generating system shows."""
 
-import dataclasses
 import functools
 
 import jax
@@ -27,8 +26,9 @@ def shown_probabilities(system, batch, bids, slate):
 
   Args: system: an EGASystem whose bids are not virtual; slate: what it allocated to bids f[B, G, C].
   """
-  scale = system.params["market"]["bid_scale"]
-  lists = dataclasses.replace(system.lists, bid_scale=scale, organic_beta=system.lists.beta * system.organic_scale)
-  first = None if system.options.bid_free else jnp.asarray(bids[:, 0], jnp.float32)
+  lists = generation.in_market(system.lists, system.params["market"], system.organic_scale)
   request = Request.from_batch(batch)
+  first = jnp.asarray(bids[:, 0], jnp.float32)
+  if system.options.bid_free:
+    first = generation.expected_bids(request, system.options.value_sigma)
   return np.asarray(_list_z(system.models, system.params, request, jnp.asarray(slate.items[:, 0]), first, lists))
