@@ -70,7 +70,7 @@ def balanced(entry, columns, target, chunk):
     tolerance=0.004, max_trials=12,
   )  # fmt: skip
   system = entry.system.with_knob(result.knob)
-  return dataclasses.replace(entry, system=system, rule=entry.rule.on(system))
+  return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(result.knob,))
 
 
 def mean_ad_share(system, columns, chunk):
@@ -92,7 +92,7 @@ def assess_entry(entry, config, world, believe, validation, test, priced, output
   totals = evaluate_system(entry.system, payments.Free(), test, world, believe, chunk_size=chunk)
   paid = evaluate_system(entry.system, entry.rule, priced, world, believe, chunk_size=chunk)
   arrays = {f"test/{key}": value for key, value in totals.items()} | {f"priced/{key}": v for key, v in paid.items()}
-  figures = {"note": entry.note, "knob": getattr(entry.system, "organic_scale", 1.0)}
+  figures = {"note": entry.note, "knob": entry.knob[0] if entry.knob else float(entry.system.organic_scale)}
   if not isinstance(entry.rule, payments.Free):
     auditing = audit.AuditOptions(
       num_requests=options.audited_requests, num_unshown=options.unshown, num_nodes=options.nodes,

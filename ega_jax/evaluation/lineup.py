@@ -28,7 +28,7 @@ class Entry:
 
 
 def systems(config, finals, world=None, only=()):
-  """Yields the Entries of a finished run, at the ad loads their own knobs are at now.
+  """Returns an iterator over the Entries of a finished run, at the ad loads their own knobs are at now.
 
   Args:
     finals: {stage: params} of recipe.stages.
@@ -37,11 +37,13 @@ def systems(config, finals, world=None, only=()):
   Raises: ValueError for an unknown name.
   """
   rows = builders(config, finals, world)
-  for name in only or config.systems:
+  names = tuple(only or config.systems)
+  for name in names:
     if name not in rows:
       raise ValueError(f"system {name!r} is unknown; allowed: {', '.join(rows)}")
-    if name != "oracle" or world is not None:
-      yield rows[name]()
+  if "EGA-rate" in names and "payment_rate" not in finals:
+    raise ValueError("system 'EGA-rate' needs the stage payment_rate; name it in config.systems and train")
+  return (rows[name]() for name in names if name != "oracle" or world is not None)
 
 
 def builders(config, finals, world):

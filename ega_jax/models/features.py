@@ -116,7 +116,8 @@ def _history_features(request, catalog, candidates, last):
   hour = slow * hour_kernel(request.history_hour, age, request.hour)
   sharp = slow * hour_kernel(request.history_hour, age, request.hour, width=0.75)
   follows = _follows_last(request, visit, last)
-  weights = [slow, fast, follows, hour, sharp, visit * jnp.exp(-age / 24), visit * jnp.exp(-age / 168), click, conversion]
+  day, week = visit * jnp.exp(-age / 24), visit * jnp.exp(-age / 168)
+  weights = [slow, fast, follows, hour, sharp, day, week, click, conversion]
   size = catalog.poi_category.shape[0]
   sums = sum_where_equal(request.history_poi, jnp.stack(weights, -1), candidates, size)
   slow_at, fast_at, follow_at, hour_at, sharp_at, day_at, week_at, click_at, conversion_at = jnp.moveaxis(sums, -1, 0)

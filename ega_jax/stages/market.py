@@ -68,7 +68,7 @@ def balanced_scale(config, system):
     items = [tried.allocate(batch, batch["bid"][:, None]).items for batch in _batches(columns, chunk)]
     return float(ad_share(np.concatenate(items), columns["is_ad"]))
 
-  return jnp.float32(balance(share, target, low=0.01, high=100.0, rounds=11))
+  return jnp.float32(balance(share, target, low=0.05, high=20.0, rounds=8))
 
 
 def _batches(columns, chunk):

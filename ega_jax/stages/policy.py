@@ -93,5 +93,6 @@ def _marginal_contributions(models, params, prepared, bids, lists, rng):
   theta = generation.click_probabilities(models, params, request, items, creatives)
   place = jnp.maximum(items, 0)
   at = lambda row: jax.vmap(lambda values, index: values[index])(row, place)
-  score = slate.list_score(theta, at(request.bid), at(request.is_ad), params["market"]["organic_weight"], where=items >= 0)
+  weight = params["market"]["organic_weight"]
+  score = slate.list_score(theta, at(request.bid), at(request.is_ad), weight, where=items >= 0)
   return base[:, 0], marginal_contribution(score[:, 0], score[:, 1:]), score[:, 0]

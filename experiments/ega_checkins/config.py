@@ -8,6 +8,9 @@ def get_config():
   """Returns EGA at size `small`: 3 codes of 64 and a suffix, K = 10, N_S = 64."""
   config = base_config()
   config.data = "runs/checkins/data"
+  config.policy.rollout = "sampled"
+  config.policy.learning_rate = 1e-3
+  config.policy.steps = 600
   return config
 
 

@@ -16,8 +16,10 @@ def get_config():
   config.pretrain.steps = 250
   config.reward.steps = 400
   config.ranker.steps = 400
-  config.policy.steps = 60
+  config.policy.steps = 150
   config.policy.batch_size = 16
+  config.policy.rollout = "sampled"
+  config.policy.learning_rate = 1e-3
   config.payment.requests = 64
   config.payment.steps = 1000
   evaluation = config.evaluation
