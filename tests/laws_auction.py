@@ -3,9 +3,9 @@
 import dataclasses
 
 import numpy as np
-import oracles
 import pytest
 
+import oracles
 from ega_jax import types
 from ega_jax.auction import market as market_lib
 from ega_jax.auction import mechanisms, metrics, regret, values

@@ -9,7 +9,7 @@ import pytest
 from ega_jax.decoding import constraints
 from ega_jax.decoding.beam import generate_lists, own_bid_sweep
 from ega_jax.decoding.lists import ListConfig, allocate_in_chunks
-from tests.oracles_decoding import ToyModel, random_markets, stack
+from oracles_decoding import ToyModel, random_markets, stack
 
 
 def _case(seed, ads=7, organic=4, vocabulary=5, batch=2, levels=2, length=4, unique=True):

@@ -46,6 +46,8 @@ def base_config() -> ml_collections.ConfigDict:
         "batch_size": 32,
         "learning_rate": 3e-4,
         "rollout": "greedy",  # or "sampled"
+        "distillation": 3.0,  # weight of the distance of z at the first slot from the reward model's pointwise clicks
+        "distilled": 8,  # rows of the batch on which it is computed
         "trainable": r"generator/(poi_decoder|poi_head|item_prior)",
       },
       "payment": {

@@ -4,9 +4,9 @@ import json
 import math
 
 import numpy as np
-import oracles
 import pytest
 
+import oracles
 from ega_jax.auction import market as market_lib
 
 SPEC = {

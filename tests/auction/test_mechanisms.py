@@ -1,9 +1,9 @@
 """Exact mechanisms against closed forms, published anchors and slow independent oracles."""
 
 import numpy as np
-import oracles
 import pytest
 
+import oracles
 from ega_jax.auction import allocation, envelope, mechanisms, metrics, regret, values
 from ega_jax.auction import market as market_lib
 

@@ -1,10 +1,10 @@
 """Own-bid tables, the Myerson integral, regret, the least regret: against loops, formulas and a dense program."""
 
 import numpy as np
-import oracles
 import pytest
 from scipy import optimize
 
+import oracles
 from ega_jax import types
 from ega_jax.auction import allocation, regret
 

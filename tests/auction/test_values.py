@@ -1,10 +1,10 @@
 """Value distributions against scipy, numerical derivatives and an ironing by the hull on a fine grid."""
 
 import numpy as np
-import oracles
 import pytest
 from scipy import stats
 
+import oracles
 from ega_jax.auction import values
 
 CASES = [

@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
+import oracles_checkins as oracle
 from ega_jax.data import checkins, examples, history, marketplace, successors, windows
 from ega_jax.data.observed import Observations
-from tests import oracles_checkins as oracle
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SEED = 11

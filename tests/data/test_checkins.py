@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
+import oracles_checkins as oracle
 from ega_jax.data import checkins, windows
-from tests import oracles_checkins as oracle
 
 
 @pytest.fixture

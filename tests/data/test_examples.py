@@ -5,8 +5,8 @@ import types
 import numpy as np
 import pytest
 
+import oracles_checkins as oracle
 from ega_jax.data import examples, history, marketplace, successors
-from tests import oracles_checkins as oracle
 
 
 @pytest.fixture(scope="module")

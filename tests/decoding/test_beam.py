@@ -6,7 +6,7 @@ import pytest
 
 from ega_jax.decoding.beam import generate_lists
 from ega_jax.decoding.lists import ListConfig
-from tests.oracles_decoding import ToyModel, random_markets, stack
+from oracles_decoding import ToyModel, random_markets, stack
 
 SIZES = {"batch": 3, "ads": 7, "organic": 4, "levels": 2, "vocabulary": 5}
 

@@ -8,7 +8,7 @@ import pytest
 from ega_jax.decoding import slate
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.types import CandidateTable, Lists
-from tests.oracles_decoding import ToyModel, random_markets, stack
+from oracles_decoding import ToyModel, random_markets, stack
 
 
 def _case(seed, ads=6, organic=3, **settings):

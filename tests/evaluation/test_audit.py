@@ -5,11 +5,11 @@ import functools
 import numpy as np
 import pytest
 
+import oracles_evaluation as toy
 from ega_jax import types
 from ega_jax.auction import equilibrium as auction_equilibrium
 from ega_jax.auction import metrics
 from ega_jax.evaluation import audit, equilibrium, market, payments, systems
-from tests import oracles_evaluation as toy
 
 OPTIONS = audit.AuditOptions(num_requests=12, num_unshown=10, num_nodes=31, refinements=8)
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+import oracles_evaluation as toy
 from ega_jax.evaluation import load, market, payments, systems
-from tests import oracles_evaluation as toy
 
 
 @pytest.mark.parametrize("sign", [1, -1])

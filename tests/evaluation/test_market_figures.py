@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+import oracles_evaluation as toy
 from ega_jax.evaluation import market, oracle, payments, systems
-from tests import oracles_evaluation as toy
 
 
 def test_figures_by_hand():

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
+import oracles_evaluation as toy
 from ega_jax.evaluation import assess, audit, equilibrium, market, payments, ranking, report, systems
-from tests import oracles_evaluation as toy
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+import oracles_checkins as oracle
 from ega_jax.data import examples, pipeline
 from ega_jax.data.world import World
 from ega_jax.evaluation import next_poi
 from launch import prepare_data
-from tests import oracles_checkins as oracle
 
 
 def _prepare(**settings):

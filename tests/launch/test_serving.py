@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+import tiny_run
 from ega_jax.data.pipeline import read_catalog
 from ega_jax.data.requests import read_requests
 from ega_jax.evaluation import over_seeds, report
 from ega_jax.evaluation.comparison import evaluate_seed
 from launch import finished, generate
-from tests import tiny_run
 
 
 def _served(payment="price", size=4):

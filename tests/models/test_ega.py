@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+import oracles_models as oracle
 from ega_jax.models import ega
-from tests import oracles_models as oracle
 
 LEVELS, VOCABULARY, CREATIVE_LEVELS, ITEMS = 3, 7, 2, 4
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+import oracles_models as oracle
 from ega_jax.models import features
-from tests import oracles_models as oracle
 
 compute = jax.jit(features.candidate_features)
 

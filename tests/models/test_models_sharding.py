@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
+import oracles_models as oracle
 from ega_jax.models import ega, payment, ranker, reward
 from ega_jax.parallel import partition
-from tests import oracles_models as oracle
 
 MESHES = {"small": (1, 2, 2, 2), "pod": (2, 4, 16, 4)}
 

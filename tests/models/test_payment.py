@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import oracles_models as oracle
 from ega_jax.models import payment
-from tests import oracles_models as oracle
 
 SHAPE, LENGTH = (3, 2, 5), 4
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+import oracles_models as oracle
 from ega_jax.models import ranker
-from tests import oracles_models as oracle
 
 LENGTH = 4
 

@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import linen as nn
 
+import oracles_models as oracle
 from ega_jax.models import calibration, reward
-from tests import oracles_models as oracle
 
 LENGTH = 4
 

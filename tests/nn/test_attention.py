@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+import oracles_models as oracle
 from ega_jax.nn import attention, embedding, hstu, linear, multi_token, transformer
-from tests import oracles_models as oracle
 
 
 def _build(module, *args, **kwargs):

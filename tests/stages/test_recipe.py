@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+import tiny_run
 from ega_jax.parallel.partition import path_name
 from ega_jax.stages import payment
 from ega_jax.systems.pricing import value_nodes
 from experiments.custom_loss import config as custom_loss
-from tests import tiny_run
 
 STAGES = ("tokenizer", "pretrain", "reward", "policy", "payment", "policy_bid_free", "ranker")
 

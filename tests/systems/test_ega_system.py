@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+import tiny_run
 from ega_jax.evaluation import payments
 from ega_jax.stages import recipe
 from ega_jax.systems import distinct
 from ega_jax.systems.ega import Options
 from ega_jax.systems.payment import LearnedPayment, PivotPayment
 from ega_jax.systems.probabilities import shown_probabilities
-from tests import tiny_run
 
 LENGTH = 4
 

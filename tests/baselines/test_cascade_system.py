@@ -1,0 +1,64 @@
+"""The cascade and the list generator as systems on a trained run: legal lists, ad slots where they are promised."""
+
+import numpy as np
+import pytest
+
+import tiny_run
+from ega_jax.baselines.cascade import Cascade
+from ega_jax.baselines.list_generation import ListGeneration
+from ega_jax.stages import recipe
+from ega_jax.systems.ega import Options
+
+LENGTH = 4
+
+
+def _cascade(**settings):
+  params = tiny_run.trained()[1]["ranker"]
+  return Cascade("MCA", recipe.build_ranker(tiny_run.config()), params, LENGTH, models=tiny_run.models(), **settings)
+
+
+def _shown(system):
+  batch = tiny_run.requests_of_test()
+  slate = system.allocate(batch, batch["bid"][:, None])
+  items = np.asarray(slate.items)
+  poi = np.take_along_axis(batch["candidates"], items[:, 0], 1)
+  catalog = tiny_run.trained()[1]["ranker"]["catalog"]
+  np.testing.assert_array_equal(np.asarray(catalog.creative_poi)[np.asarray(slate.creatives)[:, 0]], poi)
+  assert ((slate.click_probability > 0) & (slate.click_probability < 1)).all()
+  tiny_run.assert_legal(items, batch, LENGTH)
+  return slate, np.take_along_axis(batch["is_ad"], items[:, 0], 1)
+
+
+def test_greedy_slots_follow_the_ad_load_knob():
+  shares = [_shown(_cascade().with_knob(scale))[1].mean() for scale in (0.01, 1.0, 100.0)]
+  assert shares[0] >= shares[1] >= shares[2] and shares[0] > shares[2]
+
+
+@pytest.mark.parametrize("slots", [0.0, 1.0, 2.5, 4.0])
+def test_fixed_slots_hold_the_promised_number_of_ads(slots):
+  counts = _shown(_cascade(slots="fixed").with_knob(slots))[1].sum(1)
+  assert set(counts.tolist()) <= {int(np.floor(slots)), int(np.ceil(slots))}
+
+
+def test_reranking_never_lowers_the_score_of_the_list_it_starts_from():
+  batch = tiny_run.requests_of_test()
+
+  def score(slate, system):
+    worth = np.where(batch["is_ad"], batch["bid"], system.organic_weight)
+    return (np.take_along_axis(worth, slate.items[:, 0], 1) * slate.click_probability[:, 0]).sum(-1)
+
+  alone, many = _cascade(num_lists=1), _cascade(num_lists=12)
+  before, after = score(_shown(alone)[0], alone), score(_shown(many)[0], many)
+  assert (after >= before - 1e-6).all() and (after > before + 1e-6).any()
+
+
+def test_list_generation_orders_ads_by_bid_and_needs_bid_free_lists():
+  params = tiny_run.trained()[1]["policy_bid_free"]
+  build = lambda **options: recipe.ega_system(tiny_run.config(), tiny_run.models(), params, Options(**options))
+  slate, is_ad = _shown(ListGeneration("GR", build(bid_free=True)))
+  with pytest.raises(ValueError, match="bid_free"):
+    ListGeneration("GR", build())
+  batch = tiny_run.requests_of_test()
+  bids = np.where(batch["is_ad"], 1.0 + 50.0 * np.arange(batch["bid"].shape[1]), 0.0)[:, None]
+  moved = ListGeneration("GR", build(bid_free=True)).allocate(batch, bids)
+  np.testing.assert_array_equal(np.sort(moved.items), np.sort(slate.items))  # bids only permute the ads
