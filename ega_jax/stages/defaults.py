@@ -41,13 +41,17 @@ def base_config() -> ml_collections.ConfigDict:
       "reward": {"steps": 1500, "batch_size": 256, "learning_rate": 1e-3, "weight_decay": 0.03, "held_back_folds": 2,
                  "model": {"width": 64}},
       "ranker": {"steps": 1500, "batch_size": 256, "learning_rate": 1e-3, "weight_decay": 0.03},
+      "align": {
+        "steps": 400,
+        "batch_size": 16,
+        "learning_rate": 2e-3,
+        "trainable": r"generator/",
+      },
       "policy": {
         "steps": 300,
         "batch_size": 32,
         "learning_rate": 3e-4,
         "rollout": "greedy",  # or "sampled"
-        "distillation": 3.0,  # weight of the distance of z at the first slot from the reward model's pointwise clicks
-        "distilled": 8,  # rows of the batch on which it is computed
         "trainable": r"generator/(poi_decoder|poi_head|item_prior)",
       },
       "payment": {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ega_jax.decoding import constraints, slate
+from ega_jax.decoding import slate
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.losses.policy import marginal_contribution, policy_gradient_loss, sampled_policy_gradient_loss
 from ega_jax.models.ega import LIST
@@ -18,7 +18,9 @@ from ega_jax.training.stage import Stage
 from ega_jax.types import Request
 
 
-def policy_stage(config, models, lists: ListConfig, *, name="policy", bid_free=False, process=(0, 1)) -> Stage:
+def policy_stage(
+  config, models, lists: ListConfig, *, name="policy", source="align", bid_free=False, process=(0, 1)
+) -> Stage:
   """Returns the stage that moves the generator towards lists of a high score(Y).
 
   Per request one rollout Y and, for each of its items, the greedy rollout without that item: the difference of their
@@ -30,8 +32,6 @@ def policy_stage(config, models, lists: ListConfig, *, name="policy", bid_free=F
   options = config.policy
   if options.rollout not in ("greedy", "sampled"):
     raise ValueError(f"config.policy.rollout is {options.rollout!r}; allowed: 'greedy', 'sampled'")
-  source = "reward"
-
   def init(rng, previous):
     del rng
     keep = ("catalog", "ids", "generator", "reward", "market")
@@ -55,11 +55,6 @@ def policy_stage(config, models, lists: ListConfig, *, name="policy", bid_free=F
     ad = jnp.take_along_axis(request.is_ad, jnp.maximum(items, 0), axis=1) & shown
     rows = jnp.float32(items.shape[0])
     metrics |= {"score": (jnp.sum(score), rows), "ad_share": (jnp.sum(ad), jnp.sum(shown))}
-    if options.distillation:
-      some = jax.tree.map(lambda leaf: leaf[: options.distilled], (request, bids))
-      distance = pointwise_distance(models, params, *some, scaled)
-      metrics["distillation"] = (jnp.sum(distance), jnp.float32(distance.shape[0]))
-      total += options.distillation * weight * jnp.mean(distance)
     return total, weight, metrics
 
   def finish(params, previous):
@@ -77,25 +72,6 @@ def policy_stage(config, models, lists: ListConfig, *, name="policy", bid_free=F
     trainable=options.trainable,
     num_steps=options.steps,
   )
-
-
-def pointwise_distance(models, params, request, bids, lists):
-  """Returns f32[B]: KL divergence of z at the first slot from w times the reward model's click on each candidate alone.
-
-  Our decision: a rollout tells of ten items, this of all candidates at once (organic order aside), and leaves to the
-  policy gradient what only lists show. Both distributions carry w (EGA Eq. 21).
-  """
-  prepared = generation.prepare(models, params, request)
-  table, catalog = prepared.table, params["catalog"]
-  every = jnp.where(table.valid, jnp.arange(table.valid.shape[1]), -1)
-  first = catalog.poi_creatives[jnp.maximum(request.candidates, 0), 0]
-  theta = generation.click_probabilities(models, params, request, every[..., None], first[..., None])[..., 0]
-  target = jnp.log(jnp.maximum(theta, 1e-6)) + constraints.item_log_weight(table, bids, lists)
-  target = jax.lax.stop_gradient(jax.nn.log_softmax(jnp.where(table.valid, target, -1e9), axis=-1))
-  codes = generation.list_codes(table, every)[:, :, None]
-  logits, _ = generation.apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
-  log_z = slate.list_log_z(logits[:, :, 0], table, every, bids, prepared.prior, lists, reuse=True)
-  return jnp.sum(jnp.where(table.valid, jnp.exp(target) * (target - log_z), 0.0), axis=-1)
 
 
 def _marginal_contributions(models, params, prepared, bids, lists, rng):

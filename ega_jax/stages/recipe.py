@@ -10,6 +10,7 @@ from ega_jax.decoding.lists import ListConfig
 from ega_jax.models import ega, reward
 from ega_jax.models.payment import PaymentConfig, PaymentNetwork
 from ega_jax.models.ranker import Ranker
+from ega_jax.stages.align import align_stage
 from ega_jax.stages.batches import held_back_folds
 from ega_jax.stages.payment import payment_stage
 from ega_jax.stages.policy import policy_stage
@@ -72,9 +73,9 @@ def process():
 def stages(config, workdir, models=None):
   """Returns EGA's stages and those of the systems it is compared with, in order.
 
-  tokenizer, pretrain, reward, policy, payment are EGA's five. policy_bid_free is the generator of bid-free lists
-  (GR, vcg_range); payment_rate the paper's payment form on the same allocation; ranker the cascade's models; judge a
-  second reward model, of held-back logs, that scores choices on validation.
+  tokenizer, pretrain, reward, policy, payment are EGA's five; align, ours, goes before policy. policy_bid_free is the
+  generator of lists that ignore bids (GR, vcg_range); payment_rate the paper's payment form on the same allocation;
+  ranker the cascade's models; judge a second reward model, of held-back logs, that scores choices on validation.
   """
   models = models or build_models(config, data_sizes(config.data))
   share = {"process": process()}
@@ -85,6 +86,7 @@ def stages(config, workdir, models=None):
     tokenizer_stage(config, **share),
     pretrain_stage(config, models, **share),
     reward_stage(config, models, **share),
+    align_stage(config, models, lists, **share),
     policy_stage(config, models, lists, **share),
     payment_stage(config, system_of, price("price"), workdir, **share),
     policy_stage(config, models, lists, name="policy_bid_free", bid_free=True, **share),

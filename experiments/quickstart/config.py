@@ -16,7 +16,8 @@ def get_config():
   config.pretrain.steps = 250
   config.reward.steps = 400
   config.ranker.steps = 400
-  config.policy.steps = 150
+  config.align.steps = 150
+  config.policy.steps = 100
   config.policy.batch_size = 16
   config.policy.rollout = "sampled"
   config.policy.learning_rate = 1e-3
