@@ -1,6 +1,4 @@
-"""Lists as wholes: greedy and sampled rollouts, their log z under teacher forcing, the best of a beam, and the
-creatives (EGA Eq. 17, 22, 24, 31, 32).
-"""
+"""Lists as wholes: rollouts, their log z under teacher forcing, the best of a beam (EGA Eq. 22, 24, 31, 32)."""
 
 import jax
 import jax.numpy as jnp
@@ -125,29 +123,3 @@ def best_of(lists, theta, bids, is_ad, organic_weight):
   chosen = jnp.take_along_axis(lists.index, winner[..., None], -1)[..., 0]
   exists = best[..., 0] > -jnp.inf
   return jnp.where(exists[..., None], take_rows(lists.items, chosen), -1), chosen, best[..., 0]
-
-
-def choose_creatives(creative_logits, states, codes, valid):
-  """Returns i32[...]: per item the own creative with the highest log-probability of its code chain (EGA Eq. 17), ties
-  to the first.
-
-  creative_logits(states f[..., R, d], codes i32[..., R, Lc]) -> f[..., R, Lc, Vc], teacher-forced. states f[..., d];
-  codes i32[..., R, Lc] and valid bool[..., R] of the POI's own creatives. At each level the softmax is over the codes
-  of own creatives that agree with the chain so far, each code counted once.
-  """
-  num = codes.shape[-2]
-  codes = jnp.maximum(codes, 0)
-  logits = creative_logits(jnp.broadcast_to(states[..., None, :], states.shape[:-1] + (num, states.shape[-1])), codes)
-  agrees = valid[..., None, :] & valid[..., :, None]
-  total = jnp.zeros(codes.shape[:-1])
-  for level in range(codes.shape[-1]):
-    code = codes[..., level]
-    same = code[..., :, None] == code[..., None, :]
-    own = jnp.take_along_axis(logits[..., level, :], jnp.broadcast_to(code[..., None, :], agrees.shape), -1)
-    earlier = jnp.tril(jnp.ones((num, num), bool), -1)
-    repeated = jnp.any(agrees[..., None, :] & same[..., None, :, :] & earlier, -1)
-    log_p = constraints.log_normalise(jnp.where(agrees & ~repeated, own, -jnp.inf))
-    first = agrees & same & ~repeated
-    total += jnp.sum(jnp.where(first, log_p, 0.0), -1)
-    agrees &= same
-  return jnp.argmax(jnp.where(valid, total, -jnp.inf), -1).astype(jnp.int32)

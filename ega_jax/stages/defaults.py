@@ -46,6 +46,8 @@ def base_config() -> ml_collections.ConfigDict:
         "batch_size": 16,
         "learning_rate": 2e-3,
         "trainable": r"generator/",
+        "candidates": 16,  # per request whose creatives are compared
+        "sharpness": 3.0,
       },
       "policy": {
         "steps": 300,

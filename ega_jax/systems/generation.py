@@ -114,26 +114,23 @@ def list_pois(request, items):
   return jnp.where(items >= 0, poi, -1)
 
 
+def creative_log_probabilities(models, params, states, own):
+  """Returns f32[..., R]: log P(codes of creative r) after decoder states [..., d] (EGA Eq. 16-17); -inf for -1."""
+  codes = params["ids"].creative[jnp.maximum(own, 0)]  # [..., R, Lc]
+  after = jnp.broadcast_to(states[..., None, :], (*own.shape, states.shape[-1]))
+  logits = apply(models.generator, params["generator"], "creative_logits", after, codes)
+  log_p = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), codes[..., None], axis=-1)[..., 0]
+  return jnp.where(own >= 0, jnp.sum(log_p, axis=-1), -jnp.inf)
+
+
 def choose_creatives(models, params, states, poi):
   """Returns creative ids i32[...] for POIs i32[...] given the decoder's states [..., d] (EGA Eq. 16-17).
 
-  Greedy over the chain of codes, restricted at every level to codes of the POI's own creatives: the choice is always
-  one of them. Two creatives with equal codes: the first.
+  The most probable of the POI's own creatives: the choice is always one of them; equal codes go to the first.
   """
-  ids, catalog = params["ids"], params["catalog"]
-  own = catalog.poi_creatives[jnp.maximum(poi, 0)]  # [..., R]
-  codes = ids.creative[jnp.maximum(own, 0)]  # [..., R, Lc]
-  alive = own >= 0
-  chosen = jnp.zeros((*poi.shape, codes.shape[-1]), jnp.int32)
-  for level in range(codes.shape[-1]):
-    logits = apply(models.generator, params["generator"], "creative_logits", states, chosen)[..., level, :]
-    score = jnp.take_along_axis(logits, jnp.maximum(codes[..., level], 0), axis=-1)
-    best = jnp.argmax(jnp.where(alive, score, -jnp.inf), axis=-1)
-    code = jnp.take_along_axis(codes[..., level], best[..., None], axis=-1)
-    alive &= codes[..., level] == code
-    chosen = chosen.at[..., level].set(code[..., 0])
-  first = jnp.argmax(alive, axis=-1)
-  creative = jnp.take_along_axis(own, first[..., None], axis=-1)[..., 0]
+  own = params["catalog"].poi_creatives[jnp.maximum(poi, 0)]
+  best = jnp.argmax(creative_log_probabilities(models, params, states, own), axis=-1)
+  creative = jnp.take_along_axis(own, best[..., None], axis=-1)[..., 0]
   return jnp.where(poi >= 0, creative, -1)
 
 

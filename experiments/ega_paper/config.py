@@ -24,7 +24,7 @@ def get_config():
   config.list_length = 10
   config.tokenizer.update({"levels": 3, "codebook_size": 1024, "creative_codebook_size": 1024})
   config.model = {"preset": "paper", "history_items": 32, "item_prior": False, "dropout": 0.1, "width": 512,
-                  "num_heads": 8, "mlp_width": 2048, "dtype": "bfloat16"}  # fmt: skip
+                  "num_heads": 8, "mlp_width": 2048, "dtype": "bfloat16", "remat": False}  # fmt: skip
   config.pretrain.update(
     {"batch_size": 128, "learning_rate": 2.4e-3, "weight_decay": 0.0, "targets": 10, "normaliser": "vocabulary"}
   )

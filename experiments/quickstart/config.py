@@ -9,23 +9,23 @@ def get_config():
   config = base_config()
   config.data = "runs/quickstart/data"
   config.judge = False
-  config.systems = ("popularity", "MCA-fixed", "MCA", "MCA+R", "GR+R", "EGA", "EGA-gsp", "EGA-vcg_range", "oracle")
+  config.systems = ("popularity", "MCA-fixed", "MCA", "MCA+R", "EGA", "EGA-vcg_range", "oracle")
   config.lists.num_lists = 16
   config.sweep_prefixes = 256
   config.tokenizer.steps = 200
   config.pretrain.steps = 250
   config.reward.steps = 400
   config.ranker.steps = 400
-  config.align.steps = 150
-  config.policy.steps = 100
+  config.align.steps = 120
+  config.policy.steps = 80
   config.policy.batch_size = 16
   config.policy.rollout = "sampled"
   config.policy.learning_rate = 1e-3
-  config.payment.requests = 64
+  config.payment.requests = 48
   config.payment.steps = 1000
   evaluation = config.evaluation
-  evaluation.requests, evaluation.priced_requests, evaluation.audited_requests = 480, 96, 32
-  evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 32, 128
+  evaluation.requests, evaluation.priced_requests, evaluation.audited_requests = 480, 64, 16
+  evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 16, 64
   evaluation.unshown, evaluation.refinements = 2, 0
   return config
 

@@ -135,26 +135,3 @@ def test_best_of_scores_every_list_and_breaks_ties_by_items():
   tied = Lists(items, np.broadcast_to(np.arange(5), (2, 3, 5)), np.zeros((2, 3, 5)), np.zeros(2, bool))
   found, _, _ = slate.best_of(tied, theta, bids * 0, is_ad, 0.0)
   assert all(tuple(found[b, g]) == min(map(tuple, items[b])) for b in range(2) for g in range(3))
-
-
-def test_creatives_are_the_most_probable_own_chain():
-  rng = np.random.default_rng(8)
-  codes = np.array([[[0, 1], [0, 2], [3, 1], [-1, -1]], [[2, 2], [1, 0], [1, 3], [2, 0]]])
-  valid = codes[..., 0] >= 0
-  head = rng.normal(size=(2, 5, 4))  # level, previous code (0 for none), code
-  states = rng.normal(size=(2, 1))
-
-  def logits(states, codes):
-    second = jnp.asarray(head[1])[codes[..., 0] + 1]
-    return jnp.stack([states * head[0, 0], states * second], -2)
-
-  found = slate.choose_creatives(logits, states, codes, valid)
-  for n in range(2):
-    own = [tuple(c) for c, ok in zip(codes[n], valid[n], strict=True) if ok]
-    first = {c[0]: states[n, 0] * head[0, 0, c[0]] for c in own}
-    second = {c: states[n, 0] * head[1, c[0] + 1, c[1]] for c in own}
-    log_p = []
-    for c in own:
-      siblings = [second[o] for o in own if o[0] == c[0]]
-      log_p.append(first[c[0]] - np.log(np.exp([*first.values()]).sum()) + second[c] - np.log(np.exp(siblings).sum()))
-    assert found[n] == np.argmax(log_p)

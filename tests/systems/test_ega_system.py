@@ -1,12 +1,13 @@
 """EGA as a system: legal lists, one answer however it is asked, bids ignored where they must be, exact pivot prices."""
 
+import jax
 import numpy as np
 import pytest
 
 import tiny_run
 from ega_jax.evaluation import payments
 from ega_jax.stages import recipe
-from ega_jax.systems import distinct
+from ega_jax.systems import distinct, generation
 from ega_jax.systems.ega import Options
 from ega_jax.systems.payment import LearnedPayment, PivotPayment
 from ega_jax.systems.probabilities import shown_probabilities
@@ -145,3 +146,22 @@ def test_scoring_distinct_lists_is_scoring_one_by_one():
   assert all((rows[:, 0] >= 0).sum() == 5 for rows in unique)
   for j in range(10):
     np.testing.assert_allclose(together[:, j], score(lists[:, j : j + 1])[:, 0], rtol=1e-5)
+
+
+def test_creatives_are_the_most_probable_own_chain():
+  params, models = tiny_run.trained()[1]["policy"], tiny_run.models()
+  states = jax.random.normal(jax.random.key(1), (6, models.generator.config.width))
+  poi = np.array([0, 5, 9, -1, 40, 77], np.int32)
+  chosen = np.asarray(generation.choose_creatives(models, params, states, poi))
+  assert chosen[3] == -1
+  for state, one, creative in zip(states, poi, chosen, strict=True):
+    best, found = -np.inf, -1
+    for own in np.asarray(params["catalog"].poi_creatives)[one] if one >= 0 else ():
+      if own < 0:
+        continue
+      codes = params["ids"].creative[own]
+      logits = generation.apply(models.generator, params["generator"], "creative_logits", state[None], codes[None])[0]
+      log_p = sum(float(jax.nn.log_softmax(row)[code]) for row, code in zip(logits, codes, strict=True))
+      if log_p > best + 1e-6:
+        best, found = log_p, own
+    assert creative == found
