@@ -14,7 +14,7 @@ from ega_jax.stages import payment
 from ega_jax.systems.pricing import value_nodes
 from experiments.custom_loss import config as custom_loss
 
-STAGES = ("tokenizer", "pretrain", "reward", "policy", "payment", "policy_bid_free", "ranker")
+STAGES = ("tokenizer", "pretrain", "reward", "align", "policy", "payment", "policy_bid_free", "ranker")
 
 
 def _metrics(stage, name="loss"):
@@ -53,7 +53,7 @@ def test_codes_are_in_range_and_paths_are_unique():
 @pytest.mark.parametrize("stage", ["policy", "policy_bid_free"])
 def test_the_policy_gradient_moves_only_what_is_trainable(stage):
   _, finals = tiny_run.trained()
-  before, after = _leaves(finals["reward"]), _leaves(finals[stage])
+  before, after = _leaves(finals["align"]), _leaves(finals[stage])
   moved = {name for name in after if name in before and not np.array_equal(before[name], after[name])}
   fitted = {name for name in moved if name.startswith("market")}
   trainable = tiny_run.config().policy.trainable

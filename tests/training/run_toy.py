@@ -1,6 +1,6 @@
 """Runs the toy in a process of its own and ends it with SIGKILL or SIGTERM at a given point; prints a hash per stage.
 
-python run_toy.py WORKDIR [--kill=POINT] [--term=STEP] [--coordinator=HOST:PORT --process=I --processes=N]
+python run_toy.py WORKDIR [--kill=POINT] [--term=STEP] [--pause=SECONDS] [--coordinator=HOST:PORT --process=I --processes=N]
 POINT: step:N before the Nth batch, saving:N while checkpoint N is written, finished before the first stage's final
 parameters are saved, between right after that.
 """
@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -78,12 +79,24 @@ def arm(point):
     counted(loop, "save_final", 1, after=kill)
 
 
+def paused(seconds):
+  """Makes every batch take that long: a notice of preemption needs time to reach the other process."""
+  inner = loop.global_batch
+
+  def wrapper(*args, **kwargs):
+    time.sleep(seconds)
+    return inner(*args, **kwargs)
+
+  loop.global_batch = wrapper
+
+
 def main():
   """Runs what the arguments say."""
   parser = argparse.ArgumentParser()
   parser.add_argument("workdir")
   parser.add_argument("--kill", default="")
   parser.add_argument("--term", type=int, default=0)
+  parser.add_argument("--pause", type=float, default=0.0)
   parser.add_argument("--coordinator", default="")
   parser.add_argument("--process", type=int, default=0)
   parser.add_argument("--processes", type=int, default=1)
@@ -91,6 +104,8 @@ def main():
   if args.coordinator:
     jax.distributed.initialize(args.coordinator, args.processes, args.process)
   arm(args.kill)
+  if args.pause:
+    paused(args.pause)
   if args.term:
     counted(loop, "global_batch", args.term, before=lambda: end(signal.SIGTERM))
   try:

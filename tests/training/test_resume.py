@@ -74,7 +74,7 @@ def test_two_processes_preempted_and_continued_by_the_script_equal_one(uninterru
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{probe.getsockname()[1]}"
-  common = (tmp_path, f"--coordinator={address}", "--processes=2")
+  common = (tmp_path, f"--coordinator={address}", "--processes=2", "--pause=0.25")
   pair = [spawn(*common, "--process=0", "--term=5"), spawn(*common, "--process=1")]
   first = [ended(process) for process in pair]  # one of them is told; both stop at the same step
   assert all("was asked to end at step" in result["preempted"] for _, result in first), first
