@@ -1,6 +1,7 @@
 """Runs the toy in a process of its own and ends it with SIGKILL or SIGTERM at a given point; prints a hash per stage.
 
-python run_toy.py WORKDIR [--kill=POINT] [--term=STEP] [--pause=SECONDS] [--coordinator=HOST:PORT --process=I --processes=N]
+python run_toy.py WORKDIR [--kill=POINT] [--term=STEP] [--pause=SECONDS]
+  [--coordinator=HOST:PORT --process=I --processes=N]
 POINT: step:N before the Nth batch, saving:N while checkpoint N is written, finished before the first stage's final
 parameters are saved, between right after that.
 """
