@@ -67,7 +67,7 @@ def builders(config, finals, world):
     return Entry(name, system, rule, note, ())
 
   def free(name):
-    return ega(name, "policy_bid_free", bid_free=True)
+    return ega(name, "policy_bid_free" if "policy_bid_free" in finals else "policy", bid_free=True)
 
   def knobbed(name, build, weight, rule, note):
     return Entry(name, Knobbed(build, weight), rule, note)

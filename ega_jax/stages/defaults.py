@@ -78,6 +78,7 @@ def base_config() -> ml_collections.ConfigDict:
         "popularity", "MCA-fixed", "MCA", "MCA+R", "GR", "GR+R", "EGA", "EGA-gsp", "EGA-rate", "EGA-vcg_range",
         "EGA-virtual", "oracle",
       ),  # rows of the comparison
+      "bid_free_policy": True,  # a policy of its own for lists that ignore bids; False: they come from EGA's generator
       "judge": True,  # fit a second reward model on held-back logs, for choices on validation
       "sweep_prefixes": 1024,  # distinct prefixes that a sweep over bid profiles may hold
       "evaluation": {

@@ -89,9 +89,10 @@ def stages(config, workdir, models=None):
     align_stage(config, models, lists, **share),
     policy_stage(config, models, lists, **share),
     payment_stage(config, system_of, price("price"), workdir, **share),
-    policy_stage(config, models, lists, name="policy_bid_free", bid_free=True, **share),
     ranker_stage(config, build_ranker(config), **share),
   ]
+  if config.bid_free_policy:
+    found.insert(-1, policy_stage(config, models, lists, name="policy_bid_free", bid_free=True, **share))
   if "EGA-rate" in config.systems:
     found.append(payment_stage(config, system_of, price("rate"), workdir, name="payment_rate", **share))
   if config.judge:

@@ -9,13 +9,14 @@ def get_config():
   config = base_config()
   config.data = "runs/quickstart/data"
   config.judge = False
+  config.bid_free_policy = False
   config.systems = ("popularity", "MCA-fixed", "MCA", "MCA+R", "EGA", "EGA-vcg_range", "oracle")
   config.lists.num_lists = 16
-  config.sweep_prefixes = 256
+  config.sweep_prefixes = 384
   config.tokenizer.steps = 200
   config.pretrain.steps = 250
   config.reward.steps = 400
-  config.ranker.steps = 400
+  config.ranker.steps = 250
   config.align.steps = 120
   config.policy.steps = 80
   config.policy.batch_size = 16
