@@ -67,7 +67,7 @@ def balanced(entry, columns, target, chunk):
   scale = "linear" if entry.knob[0] == 0 else "log"
   result = load.equal_load(
     lambda knob: mean_ad_share(entry.system.with_knob(knob), columns, chunk), target, *entry.knob, scale=scale,
-    tolerance=0.004, max_trials=12,
+    tolerance=0.004, max_trials=16,
   )  # fmt: skip
   system = entry.system.with_knob(result.knob)
   return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(result.knob,))

@@ -13,7 +13,7 @@ from ega_jax.stages import recipe
 from ega_jax.systems.ega import Options
 from ega_jax.systems.payment import LearnedPayment, PivotPayment
 
-LOADS = (0.01, 100.0)  # organic scales between which the knob of the ad load is sought
+LOADS = (0.01, 1e4)  # organic scales between which the knob of the ad load is sought
 
 
 @dataclasses.dataclass(frozen=True)
