@@ -65,12 +65,14 @@ def balanced(entry, columns, target, chunk):
   if not entry.knob:
     return entry
   scale = "linear" if entry.knob[0] == 0 else "log"
-  result = load.equal_load(
-    lambda knob: mean_ad_share(entry.system.with_knob(knob), columns, chunk), target, *entry.knob, scale=scale,
-    tolerance=0.004, max_trials=16,
-  )  # fmt: skip
-  system = entry.system.with_knob(result.knob)
-  return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(result.knob,))
+  share = lambda knob: mean_ad_share(entry.system.with_knob(knob), columns, chunk)
+  try:
+    knob = load.equal_load(share, target, *entry.knob, scale=scale, tolerance=0.004, max_trials=16).knob
+  except ValueError:
+    # Out of reach (the oracle keeps some ads at any price: they lift their neighbours): the nearer end, share reported.
+    knob = min(entry.knob, key=lambda end: abs(share(end) - target))
+  system = entry.system.with_knob(knob)
+  return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(knob,))
 
 
 def mean_ad_share(system, columns, chunk):
