@@ -48,7 +48,12 @@ def _sweep_case(seed, **sizes):
 
 @pytest.mark.parametrize(
   "settings",
-  [{}, {"token_bid": "mean", "organic_beta": 0.5, "bid_scale": 2.0}, {"collision": "bucket", "organic_beta": 6.0}],
+  [
+    {},
+    {"token_bid": "mean", "organic_beta": 0.5, "bid_scale": 2.0},
+    {"token_bid": "expected"},
+    {"collision": "bucket", "organic_beta": 6.0},
+  ],
 )
 def test_a_sweep_is_its_profiles_one_at_a_time(settings):
   unique = settings.get("collision") != "bucket"
@@ -118,7 +123,7 @@ def test_lists_end_where_candidates_do():
   assert np.all(np.asarray(lists.log_z) == -np.inf) and np.all(np.asarray(lists.items) == -1)
 
 
-@pytest.mark.parametrize("token_bid", ["max", "mean"])
+@pytest.mark.parametrize("token_bid", ["max", "mean", "expected"])
 def test_an_items_z_never_falls_in_its_bid(token_bid):
   rng, _, _, (table, bids, prior) = _case(8, ads=9, organic=4, vocabulary=4, batch=6)
   under = constraints.available_items(table, rng.integers(-1, 13, (6, 8, 3)))

@@ -44,6 +44,10 @@ class Market:
     beta = {i: self.beta if self.kinds[i] == "ad" else organic_beta for i in items}
     if self.token_bid == "max":
       return max(power(bid[i]) + beta[i] for i in items)
+    if self.token_bid == "expected":
+      top = max(self.prior[i] for i in items)
+      share = {i: math.exp(self.prior[i] - top) if self.use_prior else 1.0 for i in items}
+      return sum(share[i] * (power(bid[i]) + beta[i]) for i in items) / sum(share.values())
     mean = sum(bid.values()) / len(items)
     return power(mean) + sum(beta.values()) / len(items)
 

@@ -16,9 +16,9 @@ def get_config():
   config.tokenizer.update({"levels": 2, "codebook_size": 16, "creative_codebook_size": 16})
   config.tokenizer.update({"steps": 20, "batch_size": 32})
   config.pretrain.update({"steps": 40, "batch_size": 32, "learning_rate": 3e-3})
-  config.reward.update({"steps": 60, "batch_size": 64, "learning_rate": 3e-3, "model": {"width": 16}})
+  config.reward.update({"steps": 60, "batch_size": 64, "learning_rate": 3e-3, "model": {"width": 16, "members": 2}})
   config.ranker.update({"steps": 20, "batch_size": 64})
-  config.align.update({"steps": 4, "batch_size": 8})
+  config.align.update({"steps": 4, "batch_size": 8, "candidates": 6})
   config.policy.update({"steps": 4, "batch_size": 8})
   config.payment.update({"steps": 40, "batch_size": 16, "requests": 16, "ads": 3, "nodes": 9, "values": 4})
   config.lists.num_lists = 8

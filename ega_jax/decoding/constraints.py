@@ -129,16 +129,30 @@ def token_sums(under, table, bids, tokens, config):
   return sums(under, tokens), sums(under * bids[:, None], tokens), sums(under * beta[:, None], tokens)
 
 
-def token_log_weight(under, table, bids, tokens, config):
+def relative_mass(table, prior):
+  """Returns f32[B, C]: exp of the item prior relative to the request's best, in (0, 1]; ones without a prior."""
+  if prior is None:
+    return jnp.ones(table.valid.shape, jnp.float32)
+  return jnp.exp(jnp.maximum(prior - jax.lax.stop_gradient(jnp.max(prior, -1, keepdims=True)), _FLOOR))
+
+
+def token_log_weight(under, table, bids, tokens, config, prior=None):
   """Returns f32[B, X, V]: log w of each token (Eq. 21); finite where the token is legal. bids f[B, C] per click.
 
   "max": of the legal items' weights, which is the weight of the largest bid. "mean": the mean bid of the legal items
-  under the token, organic ones bidding 0, to the power alpha, plus their mean beta. Both are non-decreasing in every
-  bid.
+  under the token, organic ones bidding 0, to the power alpha, plus their mean beta. "expected": the mean of the legal
+  items' weights by their share of the token's prior mass, so that without decoder logits an item's z is its share of
+  exp(prior) * w, however the tokens group items. All are non-decreasing in every bid.
   """
   if config.token_bid == "max":
     ordered, rank = ranked(item_log_weight(table, bids, config))
     return max_by_token(under, ordered, rank, tokens)
+  if config.token_bid == "expected":
+    mass, open_items = relative_mass(table, prior), under.astype(jnp.float32)
+    worth = mass * jnp.exp(item_log_weight(table, bids, config))
+    total = sums(open_items * mass[:, None], tokens)
+    weight = sums(open_items * worth[:, None], tokens) / jnp.where(total > 0, total, 1.0)
+    return jnp.log(jnp.maximum(weight, _SMALLEST))
   count, bid_sum, beta_sum = token_sums(under, table, bids, tokens, config)
   count = jnp.maximum(count, 1.0)
   return log_weight(bid_power(bid_sum / count, config), beta_sum / count)
@@ -168,7 +182,7 @@ def token_log_z(logits, under, table, level, bids, prior, config):
   legal = score > -jnp.inf
   score = (score if prior is not None else 0.0) + logits
   if bids is not None:
-    score += jnp.where(legal, token_log_weight(under, table, bids, tokens, config), 0.0)
+    score += jnp.where(legal, token_log_weight(under, table, bids, tokens, config, prior), 0.0)
   return log_normalise(jnp.where(legal, score, -jnp.inf))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ega_jax.types import Lists
 
-TOKEN_BIDS = ("max", "mean")
+TOKEN_BIDS = ("max", "mean", "expected")
 COLLISIONS = ("suffix", "bucket")
 
 
@@ -33,7 +33,8 @@ class ListConfig:
   compiles nothing anew; the rest is static.
 
   A token's weight is w = (bid / bid_scale)^alpha + beta (Eq. 21); an organic item's is `organic_beta` (None: beta), the
-  knob of the ad share. `token_bid`: the "max" (paper) or "mean" over the legal items under a token. `max_prefixes`:
+  knob of the ad share. `token_bid`: the "max" (paper) or "mean" bid of the legal items under a token, or
+  their "expected" weight by the item prior. `max_prefixes`:
   slots that the bid profiles of one request share (0: num_lists). `collision`: "suffix" (paths are unique) or "bucket"
   (a path shared by several items goes to the highest bid^alpha * exp(prior)).
   """

@@ -75,7 +75,9 @@ class AnyProfiles:
     """Returns f32[B, G, S, V]: the weights need the whole vocabulary."""
     under, one_hot = terms.extra
     score = take_rows(terms.score, slot)
-    weight = lambda bids, under: constraints.token_log_weight(under, self.table, bids, one_hot, self.config)
+    weight = lambda bids, under: constraints.token_log_weight(
+      under, self.table, bids, one_hot, self.config, self.prior
+    )
     weight = jax.vmap(weight, 1, 1)(self.bids, take_rows(under, slot))
     return constraints.log_normalise(jnp.where(score > -jnp.inf, score + weight, -jnp.inf))
 
@@ -103,6 +105,12 @@ class OwnBids:
     if self.config.token_bid == "max":
       ordered, rank = constraints.ranked(constraints.item_log_weight(self.table, self.bids, self.config))
       return (constraints.max_by_token(under, ordered, rank, same),)
+    if self.config.token_bid == "expected":
+      mass = constraints.relative_mass(self.table, self.prior)
+      worth = mass * jnp.exp(constraints.item_log_weight(self.table, self.bids, self.config))
+      open_items, own = under.astype(jnp.float32), take_rows(mass, jnp.maximum(self.ads, 0))[:, None]
+      worth, mass = (constraints.sums(open_items * x[:, None], same) for x in (worth, mass))
+      return worth, mass, jnp.broadcast_to(own, mass.shape)
     return constraints.token_sums(under, self.table, self.bids, same, self.config)
 
   def _own_log_weight(self, rivals, num):
@@ -111,6 +119,10 @@ class OwnBids:
     if self.config.token_bid == "max":
       own = constraints.log_weight(constraints.bid_power(nodes, self.config), self.config.beta)
       return jnp.maximum(rivals[0], own)
+    if self.config.token_bid == "expected":
+      worth, mass, own_mass = rivals
+      own = jnp.exp(constraints.log_weight(constraints.bid_power(nodes, self.config), self.config.beta))
+      return constraints.log_weight((worth + own_mass * own) / (mass + own_mass), 0.0)
     count, bids, beta = rivals
     mean_bid = (bids + jnp.maximum(nodes, 0.0)) / (count + 1)
     return constraints.log_weight(
@@ -124,7 +136,7 @@ class OwnBids:
     quantities f32[B, A, U].
     """
     tokens, free = _unweighted(self, level, under, logits)
-    weight = constraints.token_log_weight(under, self.table, self.bids, tokens, self.config)
+    weight = constraints.token_log_weight(under, self.table, self.bids, tokens, self.config, self.prior)
     score = jnp.where(free > -jnp.inf, free + weight, -jnp.inf)
     best = jnp.max(score, -1, keepdims=True)
     best = jnp.where(jnp.isfinite(best), best, 0.0)

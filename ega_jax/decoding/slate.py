@@ -7,20 +7,20 @@ from ega_jax.decoding import constraints
 from ega_jax.decoding.lists import take_rows
 
 
-def _pick(log_z, rng):
-  """Returns i32[B, J]: the most probable token, or with `rng` a sampled one."""
+def _pick(log_z, rng, temperature=1.0):
+  """Returns i32[B, J]: the most probable token, or with `rng` one sampled from z^(1 / temperature)."""
   if rng is None:
     return jnp.argmax(log_z, -1).astype(jnp.int32)
   alive = jnp.any(log_z > -jnp.inf, -1, keepdims=True)
-  return jax.random.categorical(rng, jnp.where(alive, log_z, 0.0), axis=-1).astype(jnp.int32)
+  return jax.random.categorical(rng, jnp.where(alive, log_z / temperature, 0.0), axis=-1).astype(jnp.int32)
 
 
-def rollout(decoder, table, bids, prior, config, masked=None, rng=None):
+def rollout(decoder, table, bids, prior, config, masked=None, rng=None, temperature=1.0):
   """Returns items i32[B, J, K]: J lists decoded token by token by z (Eq. 22), each without the candidates that `masked`
   bool[B, J, C] drops.
 
   bids f[B, C] or None, prior f[B, C] or None. masked None: J = 1 and nothing dropped. Where candidates run out the list
-  ends in -1. rng: sample tokens from z instead of taking the best.
+  ends in -1. rng: sample tokens from z^(1 / temperature) instead of taking the best.
   """
   batch, candidates = table.valid.shape
   masked = jnp.zeros((batch, 1, candidates), bool) if masked is None else masked
@@ -33,7 +33,7 @@ def rollout(decoder, table, bids, prior, config, masked=None, rng=None):
     for level in range(levels):
       cache, _, logits = decoder.step(cache, token, step * levels + level)
       log_z = constraints.token_log_z(logits, under, table, level, bids, prior, config)
-      token = _pick(log_z, None if rng is None else jax.random.fold_in(rng, step * levels + level))
+      token = _pick(log_z, None if rng is None else jax.random.fold_in(rng, step * levels + level), temperature)
       under = constraints.narrow(under, table, level, token)
     chosen = constraints.resolve(under, power, 0.0 if prior is None else prior[:, None])
     items = items.at[..., step].set(jnp.where(jnp.any(under, -1), chosen, -1))
@@ -51,9 +51,9 @@ def greedy(decoder, table, bids, prior, config, masked=None):
   return rollout(decoder, table, bids, prior, config, masked)
 
 
-def sampled(decoder, table, bids, prior, config, rng, masked=None):
-  """Returns items i32[B, J, K]: lists sampled from z."""
-  return rollout(decoder, table, bids, prior, config, masked, rng)
+def sampled(decoder, table, bids, prior, config, rng, masked=None, temperature=1.0):
+  """Returns items i32[B, J, K]: lists sampled from z, token by token from z^(1 / temperature)."""
+  return rollout(decoder, table, bids, prior, config, masked, rng, temperature)
 
 
 def prefixes_of(items):
@@ -73,13 +73,21 @@ def list_log_z(logits, table, items, bids, prior, config, reuse=False):
   log z.
   """
   batch, length = items.shape
-  candidates = table.valid.shape[-1]
   if reuse:
-    under = jnp.broadcast_to(table.valid[:, None], (batch, length, candidates))
+    under = jnp.broadcast_to(table.valid[:, None], (batch, length, table.valid.shape[-1]))
   else:
     under = constraints.available_items(table, prefixes_of(items))
+  return items_log_z(logits, table, items, under, bids, prior, config)
+
+
+def items_log_z(logits, table, items, under, bids, prior, config):
+  """Returns f32[B, X]: log z of items i32[B, X], each among its own `under` bool[B, X, C]; 0 where absent (-1).
+
+  logits f[B, X, L, V] of the item's codes, teacher-forced; the rest as in `list_log_z`.
+  """
+  batch = items.shape[0]
   codes = take_rows(jnp.broadcast_to(table.codes, (batch,) + table.codes.shape[1:]), jnp.maximum(items, 0))
-  total = jnp.zeros((batch, length))
+  total = jnp.zeros(items.shape)
   for level in range(codes.shape[-1]):
     log_z = constraints.token_log_z(logits[:, :, level], under, table, level, bids, prior, config)
     token = codes[..., level]

@@ -32,3 +32,15 @@ def list_click_loss(logits, labels, *, where=None, weights=None):
     observed, _ = masked_sum(jnp.asarray(labels[name], jnp.float32), broadcast_mask(where, head.shape))
     metrics[f"{name}_predicted_over_observed"] = (predicted, observed)
   return total, weight, metrics
+
+
+def members_click_loss(logits, labels, where):
+  """Returns (sum, weight, metrics) of `list_click_loss` per shown item, averaged over the members of an ensemble.
+
+  Args: logits: dict of [members, B, K]; labels: dict of [B, K]; where: bool[B, K]. Every member fits all labels by
+  itself: the mean of the members is never fitted, or they would make up for each other.
+  """
+  members = next(iter(logits.values())).shape[0]
+  every = lambda x: jnp.broadcast_to(x, (members, *x.shape))
+  total, weight, metrics = list_click_loss(logits, {name: every(x) for name, x in labels.items()}, where=every(where))
+  return total / members, weight / members, metrics

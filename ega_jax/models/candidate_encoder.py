@@ -31,10 +31,14 @@ class EncoderConfig:
   history_items: int = 40
   max_positions: int = 10
   pair_channels: int = 8
+  num_parents: int = 32  # parent categories told apart by the reward model; later ones share the last row
+  pair_kinds: int = 2  # learned relations between two entries, of each sort
+  pair_rank: int = 8
   history: str = "target"  # how the history is read: "target" attention, or "hstu" blocks first and target attention
   dropout: float = 0.1
   id_dropout: float = 0.1  # share of user, POI and creative ids hidden in training: content must suffice for new ones
   calibrated: bool = True
+  members: int = 1  # models whose mean is the prediction
   dtype: Any = jnp.float32
 
   def __post_init__(self):

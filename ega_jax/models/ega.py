@@ -45,6 +45,7 @@ class EGAConfig:
   cross_attention: str = "events"  # "events": one memory state per event; "tokens": the paper's, one per code
   item_prior: bool = True
   prior_width: int = 32
+  creative_context: str = "item"  # what a creative follows: its POI alone, or the paper's "prefix", the list so far
   creative_chain: bool = True  # False: the codes are predicted independently of each other (the paper's ablation)
   dropout: float = 0.1
   user_dropout: float = 0.1
@@ -55,6 +56,8 @@ class EGAConfig:
   def __post_init__(self):
     if self.cross_attention not in ("events", "tokens"):
       raise ValueError(f"cross_attention is {self.cross_attention!r}; allowed: 'events', 'tokens'")
+    if self.creative_context not in ("item", "prefix"):
+      raise ValueError(f"creative_context is {self.creative_context!r}; allowed: 'item', 'prefix'")
 
 
 def tiny(**sizes):
@@ -74,7 +77,7 @@ def paper(**sizes):
   """
   reported = {"num_layers": 3, "poi_vocabulary": 1024, "creative_vocabulary": 1024, "history_items": 32}
   ours = {"width": 512, "num_heads": 8, "mlp_width": 2048, "decoder_kv_heads": 0, "prior_width": 64}
-  ours["cross_attention"] = "tokens"
+  ours |= {"cross_attention": "tokens", "creative_context": "prefix"}
   return EGAConfig(**{**reported, **ours, **sizes})
 
 
@@ -226,12 +229,16 @@ class PoiDecoder(nn.Module):
 
 
 class ItemPrior(nn.Module):
-  """Returns f32[B, C]: how likely each candidate is next, before any code is decoded, per task."""
+  """Returns f32[B, C]: how likely each candidate is next, before any code is decoded, per task.
+
+  A belief about clicks, once there is a reward model, enters as it is: what is known of every candidate alone need not
+  be learned again, and the decoder learns what the list adds.
+  """
 
   config: EGAConfig
 
   @nn.compact
-  def __call__(self, summary, request, catalog, candidates, is_ad, task):
+  def __call__(self, summary, request, catalog, candidates, is_ad, task, belief=None):
     config, safe = self.config, jnp.maximum(candidates, 0)
     features = candidate_features(request, catalog, candidates)
     query = Dense(config.width, names=("embed", "mlp"), dtype=config.dtype, name="query")(summary)
@@ -242,7 +249,10 @@ class ItemPrior(nn.Module):
     hidden = nn.relu(Dense(config.prior_width, names=(None, "mlp"), name="hidden")(x))
     both = jnp.concatenate([x, hidden], axis=-1)
     heads = Dense(NUM_TASKS, names=(None, None), kernel_init=nn.initializers.normal(0.02), name="heads")(both)
-    return jnp.where(candidates >= 0, heads[..., task], 0.0).astype(jnp.float32)
+    prior = heads[..., task].astype(jnp.float32)
+    weight = self.param("belief", partitioned(nn.initializers.ones, (None,)), (1,))
+    prior = prior if belief is None else prior + weight * belief
+    return jnp.where(candidates >= 0, prior, 0.0)
 
   def _match(self, query, catalog, pois):
     """Returns f[B, C]: inner products of the query [B, d] with POI vectors; of the whole catalogue if less."""
@@ -269,11 +279,13 @@ class EGA(nn.Module):
     self.encoder = Encoder(c)
     self.poi_decoder = PoiDecoder(c)
     head = partitioned(nn.initializers.normal(c.width**-0.5), (None, "embed", "vocab"))
-    self.poi_head = self.param("poi_head", head, (c.poi_levels, c.width, c.poi_vocabulary))
+    heads = partitioned(nn.initializers.normal(c.width**-0.5), (None, None, "embed", "vocab"))
+    self.poi_head = self.param("poi_head", heads, (NUM_TASKS, c.poi_levels, c.width, c.poi_vocabulary))
     self.creative_module = MultiTokenModule(c.width, c.num_heads, c.mlp_width, c.dtype)
     self.creative_head = self.param("creative_head", head, (c.creative_levels, c.width, c.creative_vocabulary))
     begin = partitioned(nn.initializers.normal(c.width**-0.5), ("embed",))
     self.creative_begin = self.param("creative_begin", begin, (c.width,))
+    self.creative_belief = self.param("creative_belief", partitioned(nn.initializers.ones, (None,)), (1,))
     if c.item_prior:
       self.item_prior = ItemPrior(c)
 
@@ -292,12 +304,15 @@ class EGA(nn.Module):
     keys, values = self.poi_decoder.project_memory(states)
     return Memory(states=states, mask=mask, cross_keys=keys, cross_values=values, summary=summary)
 
-  def candidate_logits(self, memory, request, catalog, candidates, *, is_ad=None, task=LIST):
-    """Returns f32[B, C]: the item prior g of candidates i32[B, C]; zeros if config.item_prior is off."""
+  def candidate_logits(self, memory, request, catalog, candidates, *, is_ad=None, task=LIST, belief=None):
+    """Returns f32[B, C]: the item prior g of candidates i32[B, C]; zeros if config.item_prior is off.
+
+    belief: f32[B, C], the log click probability of each candidate alone, added with a learned weight; None: not known.
+    """
     if not self.config.item_prior:
       return jnp.zeros(candidates.shape, jnp.float32)
     request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
-    return self.item_prior(memory.summary, request, catalog, candidates, is_ad, task)
+    return self.item_prior(memory.summary, request, catalog, candidates, is_ad, task, belief)
 
   def decode(self, memory, codes, task, *, deterministic=True):
     """Returns (logits [B, T, L, V], states [B, T, d]), teacher-forced on POI codes i32[B, T, L].
@@ -310,9 +325,18 @@ class EGA(nn.Module):
     embedded = self.poi_codes(several).reshape(batch, lists, items * levels, -1)
     states = self.poi_decoder(embedded, memory, task, deterministic=deterministic)
     before = states[:, :, :-1].reshape(batch, lists, items, levels, -1)
-    logits = jnp.einsum("butld,ldv->butlv", before, self.poi_head.astype(before.dtype)).astype(jnp.float32)
+    logits = jnp.einsum("butld,ldv->butlv", before, self.poi_head[task].astype(before.dtype)).astype(jnp.float32)
     after = states[:, :, levels::levels]
     return (logits, after) if codes.ndim == 4 else (logits[:, 0], after[:, 0])
+
+  def creative_states(self, memory, codes, states=None, *, deterministic=True):
+    """Returns f[B, X, d]: the states that creatives of POIs with codes i32[B, X, L] are read from.
+
+    `creative_context` "item": after each POI as if it came first; "prefix": `states`, of a sequence that holds them.
+    """
+    if self.config.creative_context == "prefix":
+      return states
+    return self.decode(memory, codes[:, :, None], LIST, deterministic=deterministic)[1][:, :, 0]
 
   def init_cache(self, memory, num_prefixes, length):
     """Returns an empty cache: per layer {"key", "value"} of [1, B, U, length, kv_heads, dh].
@@ -333,18 +357,31 @@ class EGA(nn.Module):
     levels = self.config.poi_levels
     embedded = self.poi_codes.at_level(token, (position - 1) % levels)
     cache, states = self.poi_decoder.step(embedded, cache, position, memory, task)
-    head = self.poi_head[position % levels].astype(states.dtype)
+    head = self.poi_head[task, position % levels].astype(states.dtype)
     return cache, states, jnp.einsum("bud,dv->buv", states, head).astype(jnp.float32)
 
   def creative_logits(self, states, codes):
-    """Returns f32[..., Lc, Vc] of POI states [..., d] and creative codes i32[..., Lc] (EGA Eq. 16)."""
-    begin = jnp.broadcast_to(self.creative_begin.astype(states.dtype), states.shape)[..., None, :]
+    """Returns f32[..., Lc, Vc] of POI states [..., d] and creative codes i32[..., Lc] (EGA Eq. 16); axes broadcast."""
+    begin = self.creative_begin.astype(states.dtype)
+    levels = range(self.config.creative_levels)
     if self.config.creative_chain:
-      embeddings = jnp.concatenate([begin, self.creative_codes(codes)[..., :-1, :]], axis=-2)
+      embedded = self.creative_codes(codes)
+      chain = self.creative_module(states, [begin if level == 0 else embedded[..., level - 1, :] for level in levels])
     else:
-      embeddings = jnp.broadcast_to(begin, (*codes.shape, states.shape[-1]))
-    chain = self.creative_module(states, embeddings)
+      chain = self.creative_module(states, [begin for _ in levels])
     return jnp.einsum("...ld,ldv->...lv", chain, self.creative_head.astype(chain.dtype)).astype(jnp.float32)
+
+  def creative_scores(self, states, codes, own, belief=None):
+    """Returns f32[..., R]: log P(codes of creative r | states [..., d]) (EGA Eq. 16-17).
+
+    -inf where own i32[..., R] is -1. codes i32[..., R, Lc]. belief: f32[..., R], log-odds of clicks with each creative,
+    added with a learned weight.
+    """
+    logits = self.creative_logits(states[..., None, :], codes)
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), codes[..., None], axis=-1)[..., 0]
+    score = jnp.sum(log_p, axis=-1)
+    score = score if belief is None else score + self.creative_belief * belief
+    return jnp.where(own >= 0, score, -jnp.inf)
 
   def __call__(self, request, ids, catalog, poi_codes, creative_codes):
     """Returns every output once (initialisation): logits, creative logits and item prior."""

@@ -34,8 +34,8 @@ class TwoTower(nn.Module):
     return jnp.where(pois >= 0, score.astype(jnp.float32), 0.0)
 
 
-class Ranker(nn.Module):
-  """Pointwise click models. `__call__` is for training on shown items, the other methods serve all candidates."""
+class Member(nn.Module):
+  """One set of pointwise click models."""
 
   config: EncoderConfig
 
@@ -62,13 +62,8 @@ class Ranker(nn.Module):
     h = self.candidates.creatives(user, request, catalog, creatives, deterministic=deterministic)
     return jnp.where((creatives >= 0)[..., None], self.creative_effect(h).astype(jnp.float32), 0.0)
 
-  def __call__(self, request, catalog, items, creatives, *, deterministic=True):
-    """Returns {"poi", "creative", "conversion", "recall"}: logits f32[B, K] of shown items; 0 where an item is -1.
-
-    Args: items i32[B, K] positions in the candidates, in the order shown; creatives i32[B, K]. In training some lists'
-    creatives are hidden, so that the item's part is the pCTR of a POI whose creative is not chosen yet.
-    """
-    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
+  def __call__(self, request, catalog, items, creatives, deterministic):
+    """Returns the logits of `Ranker`."""
     pois, is_ad = positions_to_ids(request.candidates, items), take_rows(request.is_ad, items)
     user = self.candidates.user(request, catalog, deterministic=deterministic)
     if not deterministic:
@@ -81,9 +76,8 @@ class Ranker(nn.Module):
     heads = {name: logits[..., i] for i, name in enumerate(HEADS)}
     return {**heads, "recall": self.two_tower(user, request, catalog, pois)}
 
-  def click_logits(self, request, catalog, positions=None):
+  def click_logits(self, request, catalog, positions):
     """Returns pCTR logits f32[B, X] of the candidates at positions i32[B, X] (all C if None), as if shown first."""
-    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
     pois, is_ad = request.candidates, request.is_ad
     if positions is not None:
       pois, is_ad = positions_to_ids(pois, positions), take_rows(is_ad, positions)
@@ -93,13 +87,53 @@ class Ranker(nn.Module):
 
   def creative_logits(self, request, catalog, creatives):
     """Returns scores f32[B, ..., R] of creative ids i32[B, ..., R]: their part in both clicks; -inf if -1."""
-    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
     user = self.candidates.user(request, catalog)
     effects = self._creative_logits(user, request, catalog, creatives, True)
     return jnp.where(creatives >= 0, effects[..., 0] + effects[..., 1], -jnp.inf)
 
   def recall_logits(self, request, catalog):
     """Returns two-tower scores f32[B, C] of all candidates."""
-    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
     user = self.candidates.user(request, catalog)
     return self.two_tower(user, request, catalog, request.candidates)
+
+
+class Ranker(nn.Module):
+  """Pointwise click models, the mean of `config.members`: as many as the reward model has, for a fair comparison.
+
+  `__call__` is for training on shown items, the other methods serve all candidates.
+  """
+
+  config: EncoderConfig
+
+  def setup(self):
+    self.members = nn.vmap(
+      Member, in_axes=None, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
+      axis_size=self.config.members, metadata_params={nn.PARTITION_NAME: None},
+      methods=["__call__", "click_logits", "creative_logits", "recall_logits"],
+    )(self.config)  # fmt: skip
+
+  def __call__(self, request, catalog, items, creatives, *, deterministic=True, each=False):
+    """Returns {"poi", "creative", "conversion", "recall"}: logits f32[B, K] of shown items; 0 where an item is -1.
+
+    Args: items i32[B, K] positions in the candidates, in the order shown; creatives i32[B, K]. In training some lists'
+    creatives are hidden, so that the item's part is the pCTR of a POI whose creative is not chosen yet.
+    each: f32[members, B, K] instead of the mean: what training fits.
+    """
+    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
+    logits = self.members(request, catalog, items, creatives, deterministic)
+    return logits if each else jax.tree.map(lambda x: jnp.mean(x, axis=0), logits)
+
+  def click_logits(self, request, catalog, positions=None):
+    """Returns pCTR logits f32[B, X] of the candidates at positions i32[B, X] (all C if None), as if shown first."""
+    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
+    return jnp.mean(self.members.click_logits(request, catalog, positions), axis=0)
+
+  def creative_logits(self, request, catalog, creatives):
+    """Returns scores f32[B, ..., R] of creative ids i32[B, ..., R]: their part in both clicks; -inf if -1."""
+    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
+    return jnp.mean(self.members.creative_logits(request, catalog, creatives), axis=0)
+
+  def recall_logits(self, request, catalog):
+    """Returns two-tower scores f32[B, C] of all candidates."""
+    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
+    return jnp.mean(self.members.recall_logits(request, catalog), axis=0)

@@ -12,12 +12,12 @@ from flax import linen as nn
 
 from ega_jax.models.calibration import Calibration, apply_calibration
 from ega_jax.models.candidate_encoder import CandidateEncoder, EncoderConfig, positions_to_ids, take_rows
-from ega_jax.nn.linear import Dense, partitioned
+from ega_jax.nn.linear import MLP, Dense, RMSNorm, partitioned
 from ega_jax.nn.transformer import EncoderBlock
 
 RewardConfig = EncoderConfig
 HEADS = ("poi", "creative", "conversion")
-NUM_PAIRS = 4
+NUM_PAIRS = 4  # fixed similarities; learned ones follow
 
 
 def pair_similarity(catalog, pois):
@@ -36,8 +36,35 @@ def pair_similarity(catalog, pois):
   return jnp.where(both[..., None], jnp.stack([jnp.asarray(kind, jnp.float32) for kind in kinds], axis=-1), 0.0)
 
 
+class LearnedPairs(nn.Module):
+  """Returns f32[B, U, K, K, 2 * kinds]: how entry j bears on entry i, learned; 0 if i = j or one is absent.
+
+  A table over pairs of parent categories (complements are no similarity: no embedding's cosine shows them), and the
+  positive part of cosines of projected content (a subspace of what describes a POI makes it a substitute).
+  """
+
+  config: EncoderConfig
+
+  @nn.compact
+  def __call__(self, catalog, pois):
+    config, safe, present = self.config, jnp.maximum(pois, 0), pois >= 0
+    kinds = config.pair_kinds
+    table = self.param(
+      "parents", partitioned(nn.initializers.normal(0.01), (None, None, None)), (config.num_parents,) * 2 + (kinds,)
+    )
+    parent = jnp.minimum(catalog.poi_parent[safe], config.num_parents - 1)
+    by_parent = table[parent[..., :, None], parent[..., None, :]]
+    content = Dense(kinds * config.pair_rank, names=(None, None), use_bias=False, name="content")(
+      catalog.poi_embedding[safe]
+    ).reshape(*pois.shape, kinds, config.pair_rank)
+    content = content / jnp.maximum(jnp.linalg.norm(content, axis=-1, keepdims=True), 1e-6)
+    alike = nn.relu(jnp.einsum("buicr,bujcr->buijc", content, content))
+    both = present[..., :, None] & present[..., None, :] & ~jnp.eye(pois.shape[-1], dtype=bool)
+    return jnp.where(both[..., None], jnp.concatenate([by_parent, alike], axis=-1), 0.0)
+
+
 class ListContext(nn.Module):
-  """Returns (bias f32[B, U, heads, K, K], sums f32[B, U, K, channels]) of pair similarities.
+  """Returns (bias f32[B, U, heads, K, K], sums f32[B, U, K, channels]) of pair similarities [B, U, K, K, kinds].
 
   Weights depend on the signed distance i - j, so that what stands above may act more strongly than what stands below.
   """
@@ -48,7 +75,7 @@ class ListContext(nn.Module):
   def __call__(self, pairs):
     config, length = self.config, pairs.shape[-2]
     distance = jnp.arange(length)[:, None] - jnp.arange(length)[None] + config.max_positions - 1
-    shape = (2 * config.max_positions - 1, NUM_PAIRS)
+    shape = (2 * config.max_positions - 1, pairs.shape[-1])
     initializer = partitioned(nn.initializers.normal(0.1), (None, None, None))
     bias = self.param("bias", initializer, (*shape, config.num_heads))[distance]
     weight = self.param("weight", initializer, (*shape, config.pair_channels))[distance]
@@ -56,25 +83,30 @@ class ListContext(nn.Module):
     return jnp.einsum("buijm,ijmh->buhij", pairs, bias), sums
 
 
-class RewardModel(nn.Module):
-  """Click logits of the items of U lists of each request; per-request work is done once for all of them."""
+class Member(nn.Module):
+  """One click model of lists; per-request work is done once for all of a request's lists."""
 
   config: EncoderConfig
 
-  @nn.compact
-  def __call__(self, request, catalog, items, creatives, *, deterministic=True):
-    """Returns {"poi", "creative", "conversion"}: logits f32[B, U, K]; 0 where an item is -1.
+  deterministic: bool
+  alone: bool
 
-    Args: items i32[B, U, K] positions in the candidates; creatives i32[B, U, K] creative ids; -1 for absent.
-    """
-    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
+  @nn.compact
+  def __call__(self, request, catalog, items, creatives):
+    """Returns the logits of `RewardModel`, uncalibrated."""
+    deterministic, alone = self.deterministic, self.alone
     config, present = self.config, items >= 0
     encoder = CandidateEncoder(config, name="candidates")
     user = encoder.user(request, catalog, deterministic=deterministic)
     h = self._items(encoder, user, request, catalog, items, deterministic)
     h = h + encoder.creatives(user, request, catalog, creatives, deterministic=deterministic)
+    pointwise = self._alone(h, user[0], jnp.zeros(items.shape[-1], jnp.int32) if alone else jnp.arange(items.shape[-1]))
+    pointwise = {name: jnp.where(present, logit, 0.0) for name, logit in pointwise.items()}
+    if alone:
+      return pointwise
     pois = positions_to_ids(request.candidates, items.reshape(items.shape[0], -1)).reshape(items.shape)
-    bias, sums = ListContext(config, name="context")(pair_similarity(catalog, pois))
+    pairs = [pair_similarity(catalog, pois), LearnedPairs(config, name="pairs")(catalog, pois)]
+    bias, sums = ListContext(config, name="context")(jnp.concatenate(pairs, axis=-1))
     h, base = self._enter_list(h, sums, present)
     for layer in range(config.num_layers):
       block = EncoderBlock(
@@ -82,7 +114,16 @@ class RewardModel(nn.Module):
       )
       h = block(h, mask=present[:, :, None, None, :], bias=bias, deterministic=deterministic)
     logits = self._towers(h, user[0], present, base)
-    return {**logits, "poi": self._calibrate(logits["poi"], request, items)}
+    return {**logits, **pointwise}
+
+  def _alone(self, h, user, positions):
+    """Returns {"poi_alone", "creative_alone"}: logits of h f[B, U, K, d] at positions i32[K], neighbours unseen."""
+    config = self.config
+    table = partitioned(nn.initializers.normal(0.1), (None, "embed"))
+    h = h + self.param("alone_position", table, (config.max_positions, config.width)).astype(h.dtype)[positions]
+    h = h + Dense(config.width, names=("embed", "mlp"), dtype=config.dtype, name="alone_user")(user)[:, None, None]
+    both = MLP((config.mlp_width, config.width, 2), config.dtype, name="alone")(RMSNorm(name="alone_norm")(h))
+    return {"poi_alone": both[..., 0].astype(jnp.float32), "creative_alone": both[..., 1].astype(jnp.float32)}
 
   def _items(self, encoder, user, request, catalog, items, deterministic):
     """Returns f[B, U, K, d]: candidates are embedded once, unless the lists hold fewer entries than candidates."""
@@ -127,6 +168,39 @@ class RewardModel(nn.Module):
       out = Dense(1, names=("mlp", None), dtype=config.dtype, name=f"{name}_out")(hidden)[..., 0]
       logits[name] = jnp.where(present, out.astype(jnp.float32) + base[..., i], 0.0)
     return logits
+
+
+class RewardModel(nn.Module):
+  """Click logits of the items of U lists of each request: the mean of `config.members` models that differ by their
+  initialisation and dropout.
+
+  Lists are chosen because the model thinks highly of them: what one fit makes of noise would be chosen too, and much of
+  it cancels in the mean of a few.
+  """
+
+  config: EncoderConfig
+
+  @nn.compact
+  def __call__(self, request, catalog, items, creatives, *, deterministic=True, alone=False, each=False):
+    """Returns {"poi", "creative", "conversion", "poi_alone", "creative_alone"}: logits f32[B, U, K]; 0 where absent.
+
+    The last two are blind to the list: what an item gets in the lists that are shown, on average over its neighbours. A
+    list of one item would not tell: no such list is ever logged.
+
+    Args: items i32[B, U, K] positions in the candidates; creatives i32[B, U, K] creative ids; -1 for absent.
+    alone: only the last two, of each entry as if it stood first.
+    each: f32[members, B, U, K] instead of the mean, uncalibrated: what training fits.
+    """
+    request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
+    members = nn.vmap(
+      Member, in_axes=None, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
+      axis_size=self.config.members, metadata_params={nn.PARTITION_NAME: None},
+    )  # fmt: skip
+    logits = members(self.config, deterministic, alone, name="members")(request, catalog, items, creatives)
+    if each:
+      return logits
+    logits = {name: jnp.mean(logit, axis=0) for name, logit in logits.items()}
+    return logits if alone else {**logits, "poi": self._calibrate(logits["poi"], request, items)}
 
   def _calibrate(self, logit, request, items):
     """Returns logit * scale + bias[is_ad, position]; the identity until `fit_calibration`'s leaves are set."""

@@ -29,14 +29,16 @@ class MultiTokenModule(nn.Module):
     self.attention_norm, self.mlp_norm = RMSNorm(), RMSNorm()
 
   def __call__(self, state, embeddings):
-    """Returns [..., Lc, d] of state [..., d] and input embeddings [..., Lc, d] (BOC, then the codes but the last)."""
+    """Returns [..., Lc, d] of state [..., d] and the inputs of every level, a list of [..., d]: BOC, then the codes but
+    the last. Leading axes broadcast: what several creatives share is computed once.
+    """
     states, chain = [], []
-    for level in range(embeddings.shape[-2]):
-      parts = [self.state_norm(state), self.embedding_norm(embeddings[..., level, :])]
-      merged = self.merge(jnp.concatenate(parts, axis=-1))
-      chain.append(self.attention_norm(merged))
+    for embedding in embeddings:
+      state, embedding = jnp.broadcast_arrays(self.state_norm(state), self.embedding_norm(embedding))
+      merged = self.merge(jnp.concatenate([state, embedding], axis=-1))
+      chain = [jnp.broadcast_to(earlier, merged.shape) for earlier in chain] + [self.attention_norm(merged)]
       mixed = self.attention(chain[-1][..., None, :], jnp.stack(chain, axis=-2))[..., 0, :]
       state = merged + mixed
       state = state + self.mlp(self.mlp_norm(state))
       states.append(state)
-    return jnp.stack(states, axis=-2)
+    return jnp.stack([jnp.broadcast_to(earlier, state.shape) for earlier in states], axis=-2)

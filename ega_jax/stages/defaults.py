@@ -38,16 +38,21 @@ def base_config() -> ml_collections.ConfigDict:
         "weight_decay": 0.01,
         "drop_clicks": 0.3,  # share of examples whose history keeps visits only
       },
-      "reward": {"steps": 1500, "batch_size": 256, "learning_rate": 1e-3, "weight_decay": 0.03, "held_back_folds": 2,
-                 "model": {"width": 64}},
-      "ranker": {"steps": 1500, "batch_size": 256, "learning_rate": 1e-3, "weight_decay": 0.03},
+      "reward": {"steps": 500, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 0.3, "held_back_folds": 2,
+                 # Longer or looser overfits; the ranker has the same sizes.
+                 "model": {"width": 64, "dropout": 0.3, "id_dropout": 0.5, "members": 3}},
+      "ranker": {"steps": 500, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 0.3},
       "align": {
-        "steps": 400,
+        "steps": 150,
         "batch_size": 16,
         "learning_rate": 2e-3,
         "trainable": r"generator/",
-        "candidates": 16,  # per request whose creatives are compared
-        "sharpness": 3.0,
+        "temperature": 0.25,  # at which those lists are sampled
+        "places": 2,  # steps of a sampled list that are fitted, per request
+        "candidates": 24,  # choices compared at each of them
+        "floor": 0.05,  # a gain below this share of the step's best counts as this share
+        "creative_weight": 1.0,
+        "sharpness": 3.0,  # of the labels of creatives
       },
       "policy": {
         "steps": 300,
@@ -71,8 +76,8 @@ def base_config() -> ml_collections.ConfigDict:
       "lists": {
         "num_lists": 64,
         "alpha": 1.2,
-        "beta": 2.0,
-        "token_bid": "max",
+        "beta": 0.2,  # of 0.2 .. 20, the paper's sweep; its default is 2
+        "token_bid": "expected",  # or the paper's "max"
       },
       "systems": (
         "popularity", "MCA-fixed", "MCA", "MCA+R", "GR", "GR+R", "EGA", "EGA-gsp", "EGA-rate", "EGA-vcg_range",

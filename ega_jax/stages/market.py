@@ -1,5 +1,6 @@
 """Constants of the market, fitted on training logs before any list is generated."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,17 +38,13 @@ def market_constants(config, models, params):
 
 
 def _rows(request, index):
-  import jax
-
   return jax.tree.map(lambda leaf: leaf[index], request)
 
 
 def _alone(models, params, request):
-  """Returns click probabilities f32[B, C] of each candidate shown alone, with its first creative."""
-  candidates = jnp.asarray(request.candidates)
-  items = jnp.where(candidates >= 0, jnp.arange(candidates.shape[1]), -1)[..., None]
-  creatives = params["catalog"].poi_creatives[jnp.maximum(candidates, 0), 0][..., None]
-  return np.asarray(generation.click_probabilities(models, params, request, items, creatives))[..., 0]
+  """Returns click probabilities f32[B, C] of each candidate shown alone, with its best creative."""
+  logits = generation.alone(models, params, jax.tree.map(jnp.asarray, request))["poi"]
+  return np.asarray(jax.nn.sigmoid(jnp.max(logits, axis=-1)))
 
 
 def balanced_scale(config, system):

@@ -120,6 +120,10 @@ def _list_losses(models, params, request, memory, batch, options, rng):
     log_p = slate.list_log_z(logits, among, items, None, prior, ListConfig(), reuse=True)
     clicks = losses.sequence_loss(log_p, where=items >= 0)[:2]
   own = params["ids"].creative[jnp.maximum(creatives, 0)]
+  states = generation.apply(
+    models.generator, params["generator"], "creative_states", memory, codes, states, deterministic=False,
+    rng=jax.random.fold_in(rng, 1),
+  )  # fmt: skip
   creative_logits = generation.apply(models.generator, params["generator"], "creative_logits", states, own)
   return clicks, losses.multi_token_loss(creative_logits, own, where=creative_click)[:2]
 

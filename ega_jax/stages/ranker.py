@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from ega_jax.data.pipeline import eval_batches
-from ega_jax.losses.reward import list_click_loss
+from ega_jax.losses.reward import members_click_loss
 from ega_jax.stages.batches import LIST, REQUEST, logged, main_folds
 from ega_jax.training.stage import Stage
 from ega_jax.types import Request
@@ -28,10 +28,10 @@ def ranker_stage(config, ranker, *, name="ranker", source="reward", process=(0, 
     request = Request.from_batch(batch)
     logits = ranker.apply(
       {"params": params["ranker"]}, request, params["catalog"], batch["shown_item"], batch["shown_creative"],
-      deterministic=False, rngs={"dropout": rng},
+      deterministic=False, each=True, rngs={"dropout": rng},
     )  # fmt: skip
     labels = {"poi": batch["click"], "creative": batch["creative_click"], "conversion": batch["conversion"]}
-    return list_click_loss(logits, {**labels, "recall": batch["click"]}, where=batch["shown_item"] >= 0)
+    return members_click_loss(logits, {**labels, "recall": batch["click"]}, batch["shown_item"] >= 0)
 
   schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, options.steps // 20, options.steps)
   return Stage(

@@ -108,4 +108,4 @@ def ega_system(config, models, params, options=None, name="EGA") -> EGASystem:
 
 def build_ranker(config) -> Ranker:
   """Returns the cascade's click models, of the reward model's sizes."""
-  return Ranker(_encoder_config(config, data_sizes(config.data), history="hstu"))
+  return Ranker(_encoder_config(config, data_sizes(config.data)))

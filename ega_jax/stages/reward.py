@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from ega_jax.data.pipeline import eval_batches
-from ega_jax.losses.reward import list_click_loss
+from ega_jax.losses.reward import members_click_loss
 from ega_jax.models.calibration import fit_calibration
 from ega_jax.stages.batches import LIST, REQUEST, logged, main_folds
 from ega_jax.stages.market import market_constants
@@ -38,11 +38,12 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
     items, creatives = batch["shown_item"][:, None], batch["shown_creative"][:, None]
     logits = models.reward.apply(
       {"params": params["reward"]}, request, params["catalog"], items, creatives, deterministic=False,
-      rngs={"dropout": rng},
+      each=True, rngs={"dropout": rng},
     )  # fmt: skip
-    logits = {key: value[:, 0] for key, value in logits.items()}
+    logits = {key: value[:, :, 0] for key, value in logits.items()}  # [members, B, K]
     labels = {"poi": batch["click"], "creative": batch["creative_click"], "conversion": batch["conversion"]}
-    return list_click_loss(logits, labels, where=batch["shown_item"] >= 0)
+    labels |= {"poi_alone": batch["click"], "creative_alone": batch["creative_click"]}
+    return members_click_loss(logits, labels, batch["shown_item"] >= 0)
 
   def finish(params, previous):
     del previous

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ega_jax.decoding.lists import Decoder
+from ega_jax.decoding.lists import Decoder, take_rows
 from ega_jax.models.ega import EGA, LIST
 from ega_jax.models.reward import RewardModel
 from ega_jax.types import CandidateTable, record
@@ -31,6 +31,8 @@ class Prepared:
   memory: object
   table: CandidateTable
   prior: jax.Array | None  # f32[B, C]; None without an item prior
+  alone: dict | None  # {"poi", "creative"}: `alone` of every candidate; None without a reward model
+  creatives: jax.Array | None  # i32[B, C]  of each candidate; None where a creative depends on the list before it
 
 
 def in_market(lists, market, organic_scale=1.0):
@@ -70,23 +72,47 @@ def apply(module, params, method, *args, **kwargs):
 
 
 def prepare(models, params, request, *, rng=None, task=LIST, visits_only=False) -> Prepared:
-  """Returns memory, candidate table and item prior of a request; dropout is on where an rng is given."""
+  """Returns memory, candidate table and item prior of a request; dropout is on where an rng is given.
+
+  Where `params` hold a reward model, the prior contains what it believes of every candidate alone.
+  """
   generator, catalog, ids = params["generator"], params["catalog"], params["ids"]
   memory = apply(
     models.generator, generator, "encode", request, ids, catalog,
     deterministic=rng is None, visits_only=visits_only, rng=rng,
   )  # fmt: skip
-  prior = item_prior(models, params, memory, request, request.candidates, request.is_ad, task)
-  return Prepared(request=request, memory=memory, table=candidate_table(request, ids), prior=prior)
+  logits = alone(models, params, request) if "reward" in params else None
+  belief = None if logits is None else jnp.max(jax.nn.log_sigmoid(logits["poi"]), axis=-1)
+  prior = item_prior(models, params, memory, request, request.candidates, request.is_ad, task, belief)
+  table, creatives = candidate_table(request, ids), None
+  if models.generator.config.creative_context == "item":
+    states = apply(models.generator, generator, "creative_states", memory, jnp.maximum(table.codes, 0))
+    creatives = choose_creatives(models, params, states, request.candidates, creative_belief(logits))
+  return Prepared(request=request, memory=memory, table=table, prior=prior, alone=logits, creatives=creatives)
 
 
-def item_prior(models, params, memory, request, candidates, is_ad=None, task=LIST):
+def alone(models, params, request):
+  """Returns {"poi", "creative"}: the reward model's list-blind logits f32[B, C, R] of each candidate in the first slot
+  with each of its own creatives; a very low one where there is no such creative. Nothing flows into them.
+  """
+  batch, candidates = request.candidates.shape
+  own = params["catalog"].poi_creatives[jnp.maximum(request.candidates, 0)]
+  own = jnp.where((request.candidates >= 0)[..., None], own, -1)
+  items = jnp.where(own >= 0, jnp.arange(candidates)[:, None], -1)
+  flat = lambda x: x.reshape(batch, 1, -1)
+  variables = {"params": params["reward"]}
+  logits = models.reward.apply(variables, request, params["catalog"], flat(items), flat(own), alone=True)
+  read = lambda x: jax.lax.stop_gradient(jnp.where(own >= 0, x.reshape(own.shape), -30.0))
+  return {name: read(logits[f"{name}_alone"]) for name in ("poi", "creative")}
+
+
+def item_prior(models, params, memory, request, candidates, is_ad=None, task=LIST, belief=None):
   """Returns the prior f32[B, C] of POIs candidates i32[B, C]; None if the generator has none."""
   if not models.generator.config.item_prior:
     return None
   return apply(
     models.generator, params["generator"], "candidate_logits", memory, request, params["catalog"], candidates,
-    is_ad=is_ad, task=task,
+    is_ad=is_ad, task=task, belief=belief,
   )  # fmt: skip
 
 
@@ -114,31 +140,39 @@ def list_pois(request, items):
   return jnp.where(items >= 0, poi, -1)
 
 
-def creative_log_probabilities(models, params, states, own):
-  """Returns f32[..., R]: log P(codes of creative r) after decoder states [..., d] (EGA Eq. 16-17); -inf for -1."""
+def creative_scores(models, params, states, own, belief=None):
+  """Returns f32[..., R]: log P(codes of creative r) after decoder states [..., d] (EGA Eq. 16-17); -inf for -1.
+
+  belief: f32[..., R], added with a learned weight.
+  """
   codes = params["ids"].creative[jnp.maximum(own, 0)]  # [..., R, Lc]
-  after = jnp.broadcast_to(states[..., None, :], (*own.shape, states.shape[-1]))
-  logits = apply(models.generator, params["generator"], "creative_logits", after, codes)
-  log_p = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), codes[..., None], axis=-1)[..., 0]
-  return jnp.where(own >= 0, jnp.sum(log_p, axis=-1), -jnp.inf)
+  return apply(models.generator, params["generator"], "creative_scores", states, codes, own, belief)
 
 
-def choose_creatives(models, params, states, poi):
+def creative_belief(logits):
+  """Returns f32[B, C, R]: log-odds of a POI click plus a creative click with each own creative; None without logits."""
+  return None if logits is None else logits["poi"] + logits["creative"]
+
+
+def choose_creatives(models, params, states, poi, belief=None):
   """Returns creative ids i32[...] for POIs i32[...] given the decoder's states [..., d] (EGA Eq. 16-17).
 
-  The most probable of the POI's own creatives: the choice is always one of them; equal codes go to the first.
+  The best of the POI's own creatives: the choice is always one of them; equal codes go to the first.
   """
   own = params["catalog"].poi_creatives[jnp.maximum(poi, 0)]
-  best = jnp.argmax(creative_log_probabilities(models, params, states, own), axis=-1)
+  best = jnp.argmax(creative_scores(models, params, states, own, belief), axis=-1)
   creative = jnp.take_along_axis(own, best[..., None], axis=-1)[..., 0]
   return jnp.where(poi >= 0, creative, -1)
 
 
 def list_creatives(models, params, prepared, items):
-  """Returns creatives i32[B, U, K] of the lists items i32[B, U, K], each chosen after its prefix."""
+  """Returns creatives i32[B, U, K] of the lists items i32[B, U, K] (EGA Eq. 17); -1 where absent."""
+  if prepared.creatives is not None:
+    return jnp.where(items >= 0, take_rows(prepared.creatives, jnp.maximum(items, 0)), -1)
   codes = list_codes(prepared.table, items)
   _, states = apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
-  return choose_creatives(models, params, states, list_pois(prepared.request, items))
+  belief = None if prepared.alone is None else take_rows(creative_belief(prepared.alone), jnp.maximum(items, 0))
+  return choose_creatives(models, params, states, list_pois(prepared.request, items), belief)
 
 
 def click_probabilities(models, params, request, items, creatives):

@@ -15,9 +15,10 @@ def get_config():
   config.sweep_prefixes = 384
   config.tokenizer.steps = 200
   config.pretrain.steps = 250
-  config.reward.steps = 400
+  config.reward.steps = 300
+  config.reward.model.members = 2
   config.ranker.steps = 250
-  config.align.steps = 120
+  config.align.steps = 80
   config.policy.steps = 80
   config.policy.batch_size = 16
   config.policy.rollout = "sampled"

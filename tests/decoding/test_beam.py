@@ -40,6 +40,8 @@ def _compare(lists, beams, profile=0):
   [
     {},
     {"token_bid": "mean", "organic_beta": 0.7},
+    {"token_bid": "expected", "organic_beta": 4.0},
+    {"token_bid": "expected", "use_prior": False},
     {"organic_beta": 9.0, "bid_scale": 0.5},
     {"use_prior": False},
     {"use_bids": False, "use_prior": False},

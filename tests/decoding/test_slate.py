@@ -31,6 +31,15 @@ def test_masked_greedy_is_the_beam_of_one_without_the_candidate():
       assert tuple(items[b, j]) == expected + (-1,) * (4 - length)
 
 
+def test_at_a_low_temperature_sampling_is_greedy():
+  _, _, model, (table, bids, prior) = _case(11)
+  config = ListConfig(list_length=3)
+  cold = slate.sampled(model.decoder(2), table, bids, prior, config, jax.random.key(0), temperature=1e-4)
+  np.testing.assert_array_equal(cold, slate.greedy(model.decoder(2), table, bids, prior, config))
+  warm = slate.sampled(model.decoder(2), table, bids, prior, config, jax.random.key(0))
+  assert (np.asarray(warm) != np.asarray(cold)).any()
+
+
 def test_sampled_lists_follow_z():
   _, markets, model, (table, bids, prior) = _case(1, ads=2, organic=1)
   config = ListConfig(list_length=1, num_lists=1)

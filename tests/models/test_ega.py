@@ -44,8 +44,8 @@ def _setting(cross_attention, kv_heads=1):
 
 
 def _apply(s, method, *args, **kwargs):
-  traced = {name: value for name, value in kwargs.items() if name == "is_ad"}
-  static = {name: value for name, value in kwargs.items() if name != "is_ad"}
+  traced = {name: value for name, value in kwargs.items() if name in ("is_ad", "belief")}
+  static = {name: value for name, value in kwargs.items() if name not in ("is_ad", "belief")}
 
   def run(params, args, traced):
     return s["module"].apply({"params": params}, *args, method=method, **traced, **static)
@@ -162,8 +162,12 @@ def test_every_parameter_has_logical_names_and_a_gradient(setting):
     s = {**setting, "params": params}
     memory = _apply(s, "encode", s["rows"], s["ids"], s["catalog"])
     logits = [_apply(s, "decode", memory, s["codes"], task) for task in (0, 1)]
-    prior = _apply(s, "candidate_logits", memory, s["rows"], s["catalog"], s["rows"].candidates, is_ad=s["rows"].is_ad)
-    creative = _apply(s, "creative_logits", logits[1][1], s["creative"])
+    belief = jnp.linspace(-3.0, 0.0, s["rows"].candidates.shape[1]) * jnp.ones(s["rows"].candidates.shape)
+    prior = _apply(
+      s, "candidate_logits", memory, s["rows"], s["catalog"], s["rows"].candidates, is_ad=s["rows"].is_ad, belief=belief
+    )
+    own = s["creative"][:, :, None]
+    creative = _apply(s, "creative_scores", logits[1][1], own, jnp.zeros(own.shape[:-1]), jnp.ones(own.shape[:-1]))
     return sum(jnp.sum(jnp.sin(x)) for x in (logits[0][0], logits[1][0], prior, creative))
 
   gradients = jax.jit(jax.grad(total))(setting["params"])

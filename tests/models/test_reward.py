@@ -157,3 +157,53 @@ def test_it_learns_that_neighbours_of_the_same_category_hurt():
 
   losses = train(jax.random.key(0))
   assert losses[-1] < 0.15 < losses[0]
+
+
+def test_what_is_said_of_an_item_alone_does_not_depend_on_its_list(setting):
+  rows, items, creatives = setting["rows"], setting["items"][:, :1], setting["creatives"][:, :1]
+  base = setting["apply"](rows, items, creatives)
+  other, their = items.copy(), creatives.copy()
+  other[..., 1:], their[..., 1:] = (other[..., 1:] + 1) % 9, (their[..., 1:] + 1) % 90
+  changed = setting["apply"](rows, other, their)
+  for name in ("poi_alone", "creative_alone"):
+    np.testing.assert_allclose(changed[name][..., 0], base[name][..., 0], atol=1e-5)
+    assert np.abs(changed[name][..., 1:] - base[name][..., 1:]).max() > 1e-3
+  assert np.abs(changed["poi"][..., 0] - base["poi"][..., 0]).max() > 1e-3
+  served = setting["module"].apply(
+    {"params": setting["params"]}, rows, setting["catalog"], items, creatives, alone=True
+  )  # every entry as if it stood first
+  assert set(served) == {"poi_alone", "creative_alone"}
+  np.testing.assert_allclose(served["poi_alone"][..., 0], base["poi_alone"][..., 0], atol=1e-5)
+  np.testing.assert_allclose(
+    served["poi_alone"][..., 1], setting["apply"](rows, items[..., 1:], creatives[..., 1:])["poi_alone"][..., 0],
+    atol=1e-5,
+  )  # fmt: skip
+
+
+def test_the_prediction_is_the_mean_of_members_that_differ(setting):
+  config = dataclasses.replace(setting["module"].config, members=3, calibrated=False)
+  module, rows, args = reward.RewardModel(config), setting["rows"], (setting["items"], setting["creatives"])
+  params = nn.meta.unbox(module.init(jax.random.key(0), rows, setting["catalog"], *args)["params"])
+  each = module.apply({"params": params}, rows, setting["catalog"], *args, each=True)
+  together = module.apply({"params": params}, rows, setting["catalog"], *args)
+  alone = reward.RewardModel(dataclasses.replace(config, members=1))
+  for name in together:
+    np.testing.assert_allclose(together[name], each[name].mean(0), atol=1e-5)
+  for member in range(3):
+    own = jax.tree.map(lambda leaf, member=member: leaf[member : member + 1], params)
+    np.testing.assert_allclose(
+      alone.apply({"params": own}, rows, setting["catalog"], *args)["poi"], each["poi"][member], atol=1e-5
+    )
+  assert np.abs(each["poi"][0] - each["poi"][1]).max() > 1e-2
+
+
+def test_complements_are_told_from_a_table_of_parent_categories(setting):
+  catalog, pois = setting["catalog"], np.array([[[0, 1, 2, -1]]], np.int32)
+  module = reward.LearnedPairs(setting["module"].config)
+  params = nn.meta.unbox(module.init(jax.random.key(0), catalog, pois)["params"])
+  pairs = np.asarray(module.apply({"params": params}, catalog, pois))
+  kinds = setting["module"].config.pair_kinds
+  assert pairs.shape == (1, 1, 4, 4, 2 * kinds) and (pairs[..., 3, :, :] == 0).all() and (pairs[..., 3, :] == 0).all()
+  parent = np.asarray(catalog.poi_parent)
+  np.testing.assert_allclose(pairs[0, 0, 0, 1, :kinds], params["parents"][parent[0], parent[1]], atol=1e-6)
+  assert (pairs[..., kinds:] >= 0).all() and (np.diagonal(pairs, axis1=2, axis2=3) == 0).all()

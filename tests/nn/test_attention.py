@@ -66,14 +66,18 @@ def test_encoder_block_is_permutation_equivariant_and_blind_to_masked_entries():
 def test_multi_token_module_is_a_chain():
   rng = np.random.default_rng(2)
   state, codes = rng.normal(size=(3, 8)).astype(np.float32), rng.normal(size=(3, 4, 8)).astype(np.float32)
-  _, apply = _build(multi_token.MultiTokenModule(8, 2, 16), state, codes)
-  base = apply(state, codes)
+  levels = lambda codes: list(codes.transpose(1, 0, 2))
+  _, apply = _build(multi_token.MultiTokenModule(8, 2, 16), state, levels(codes))
+  base = apply(state, levels(codes))
   for level in range(4):
     other = codes.copy()
     other[:, level] += 1
-    change = np.abs(apply(state, other) - base).max(axis=(0, 2))
+    change = np.abs(apply(state, levels(other)) - base).max(axis=(0, 2))
     assert (change[:level] < 1e-6).all() and (change[level:] > 1e-4).all()
-  assert np.abs(apply(state + 1, codes) - base).max(axis=(0, 2)).min() > 1e-4
+  assert np.abs(apply(state + 1, levels(codes)) - base).max(axis=(0, 2)).min() > 1e-4
+  several = np.stack([codes, codes[::-1]], axis=1)  # two chains of each state, their first level shared
+  both = apply(state[:, None], [codes[:, None, 0]] + [several[:, :, level] for level in range(1, 4)])
+  np.testing.assert_allclose(both[:, 0], base, atol=1e-5)
 
 
 def test_hstu_is_causal_and_ignores_padding():
