@@ -62,7 +62,7 @@ def prefixes_of(items):
   return jnp.where(steps < steps[:, None], items[:, None, :], -1)
 
 
-def list_log_z(logits, table, items, bids, prior, config, reuse=False):
+def list_log_z(logits, table, items, bids, prior, config, reuse=False, temperature=1.0):
   """Returns f32[B, K]: log z of each item of the lists `items` i32[B, K] given those before it (the sum over its codes,
   Eq. 22 and 32).
 
@@ -77,19 +77,21 @@ def list_log_z(logits, table, items, bids, prior, config, reuse=False):
     under = jnp.broadcast_to(table.valid[:, None], (batch, length, table.valid.shape[-1]))
   else:
     under = constraints.available_items(table, prefixes_of(items))
-  return items_log_z(logits, table, items, under, bids, prior, config)
+  return items_log_z(logits, table, items, under, bids, prior, config, temperature)
 
 
-def items_log_z(logits, table, items, under, bids, prior, config):
+def items_log_z(logits, table, items, under, bids, prior, config, temperature=1.0):
   """Returns f32[B, X]: log z of items i32[B, X], each among its own `under` bool[B, X, C]; 0 where absent (-1).
 
-  logits f[B, X, L, V] of the item's codes, teacher-forced; the rest as in `list_log_z`.
+  logits f[B, X, L, V] of the item's codes, teacher-forced; the rest as in `list_log_z`. temperature: log of what
+  `sampled` draws from, token by token z^(1 / temperature).
   """
   batch = items.shape[0]
   codes = take_rows(jnp.broadcast_to(table.codes, (batch,) + table.codes.shape[1:]), jnp.maximum(items, 0))
   total = jnp.zeros(items.shape)
   for level in range(codes.shape[-1]):
     log_z = constraints.token_log_z(logits[:, :, level], under, table, level, bids, prior, config)
+    log_z = log_z if temperature == 1.0 else constraints.log_normalise(log_z / temperature)
     token = codes[..., level]
     total += jnp.take_along_axis(log_z, token[..., None], -1)[..., 0]
     under = constraints.narrow(under, table, level, token)

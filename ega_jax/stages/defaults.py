@@ -47,7 +47,7 @@ def base_config() -> ml_collections.ConfigDict:
         "batch_size": 16,
         "learning_rate": 2e-3,
         "trainable": r"generator/",
-        "temperature": 0.25,  # at which those lists are sampled
+        "temperature": 0.5,  # at which those lists are sampled
         "places": 2,  # steps of a sampled list that are fitted, per request
         "candidates": 24,  # choices compared at each of them
         "floor": 0.05,  # a gain below this share of the step's best counts as this share
@@ -58,7 +58,8 @@ def base_config() -> ml_collections.ConfigDict:
         "steps": 300,
         "batch_size": 32,
         "learning_rate": 3e-4,
-        "rollout": "greedy",  # or "sampled"
+        "rollout": "greedy",  # or "sampled", token by token from z^(1 / temperature)
+        "temperature": 0.5,
         "trainable": r"generator/(poi_decoder|poi_head|item_prior)",
       },
       "payment": {
@@ -75,7 +76,7 @@ def base_config() -> ml_collections.ConfigDict:
       },
       "lists": {
         "num_lists": 64,
-        "alpha": 1.2,
+        "alpha": 3.0,  # of 0.2 .. 3, the paper's sweep; its default is 1.2
         "beta": 0.2,  # of 0.2 .. 20, the paper's sweep; its default is 2
         "token_bid": "expected",  # or the paper's "max"
       },

@@ -44,11 +44,13 @@ def policy_stage(
     bids = generation.expected_bids(request, config.value_sigma) if bid_free else request.bid
     scaled = dataclasses.replace(generation.in_market(lists, params["market"]), max_prefixes=0)
     items, contribution, score = _marginal_contributions(
-      models, params, prepared, bids, scaled, rng if options.rollout == "sampled" else None
+      models, params, prepared, bids, scaled, rng if options.rollout == "sampled" else None, _temperature(options)
     )
     codes = generation.list_codes(prepared.table, items)
     logits, _ = generation.apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
-    log_z = slate.list_log_z(logits, prepared.table, items, bids, prepared.prior, scaled)
+    log_z = slate.list_log_z(
+      logits, prepared.table, items, bids, prepared.prior, scaled, temperature=_temperature(options)
+    )
     shown = items >= 0
     policy_loss = sampled_policy_gradient_loss if options.rollout == "sampled" else policy_gradient_loss
     total, weight, metrics = policy_loss(log_z, contribution / scale, where=shown)
@@ -74,7 +76,12 @@ def policy_stage(
   )
 
 
-def _marginal_contributions(models, params, prepared, bids, lists, rng):
+def _temperature(options):
+  """Returns at which temperature lists are drawn, and their log probability taken: 1 for greedy rollouts."""
+  return options.temperature if options.rollout == "sampled" else 1.0
+
+
+def _marginal_contributions(models, params, prepared, bids, lists, rng, temperature):
   """Returns (Y i32[B, K], r f32[B, K], score(Y) f32[B]), r_i = score(Y) - score(Y without i), EGA Eq. 31."""
   params, prepared, bids = jax.lax.stop_gradient((params, prepared, bids))
   table, request = prepared.table, prepared.request
@@ -83,7 +90,7 @@ def _marginal_contributions(models, params, prepared, bids, lists, rng):
   if rng is None:
     base = slate.greedy(decoder, table, bids, prepared.prior, lists)
   else:
-    base = slate.sampled(decoder, table, bids, prepared.prior, lists, rng)
+    base = slate.sampled(decoder, table, bids, prepared.prior, lists, rng, temperature=temperature)
   position = jnp.arange(table.valid.shape[1])
   masked = base[:, 0, :, None] == position  # [B, K, C]: variant j drops the j-th shown item
   without = slate.greedy(decoder, table, bids, prepared.prior, lists, masked)

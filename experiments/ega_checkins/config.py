@@ -9,8 +9,8 @@ def get_config():
   config = base_config()
   config.data = "runs/checkins/data"
   config.policy.rollout = "sampled"
-  config.policy.learning_rate = 1e-3
-  config.policy.steps = 600
+  config.policy.learning_rate = 3e-4
+  config.policy.steps = 200
   return config
 
 

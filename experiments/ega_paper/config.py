@@ -28,7 +28,7 @@ def get_config():
   config.pretrain.update(
     {"batch_size": 128, "learning_rate": 2.4e-3, "weight_decay": 0.0, "targets": 10, "normaliser": "vocabulary"}
   )
-  config.lists.update({"token_bid": "max", "beta": 2.0})
+  config.lists.update({"token_bid": "max", "alpha": 1.2, "beta": 2.0})
   config.sizes = {"pois": 10_000_000, "users": 2_000_000, "creatives": 30_000_000, "creatives_per_poi": 3,
                   "content": 32, "style": 32, "candidates": 100, "successors": 16}  # fmt: skip
   config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}

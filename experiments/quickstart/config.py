@@ -22,7 +22,7 @@ def get_config():
   config.policy.steps = 80
   config.policy.batch_size = 16
   config.policy.rollout = "sampled"
-  config.policy.learning_rate = 1e-3
+  config.policy.learning_rate = 3e-4
   config.payment.requests = 48
   config.payment.steps = 1000
   evaluation = config.evaluation

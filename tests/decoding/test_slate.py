@@ -52,6 +52,22 @@ def test_sampled_lists_follow_z():
       assert abs(np.mean(items[b, :, 0] == item) - z) < 4 * np.sqrt(z * (1 - z) / 4000) + 1e-3
 
 
+def test_lists_sampled_at_a_temperature_have_the_log_probability_that_is_taken_of_them():
+  _, _, model, (table, bids, prior) = _case(1, ads=2, organic=1)
+  config = ListConfig(list_length=1)
+  masked = np.zeros((2, 4000, 4), bool)
+  items = slate.sampled(model.decoder(2), table, bids, prior, config, jax.random.key(1), masked, temperature=0.4)
+  total = 0.0
+  for item in range(3):
+    path = np.asarray(table.codes)[:, item]
+    logits = np.array([[model.logits(tuple(row[:t]), b) for t in range(2)] for b, row in enumerate(path)], np.float32)
+    one = np.full((2, 1), item)
+    z = np.exp(slate.list_log_z(logits[:, None], table, one, bids, prior, config, temperature=0.4))[:, 0]
+    total = total + z
+    assert np.all(np.abs(np.mean(np.asarray(items)[..., 0] == item, axis=1) - z) < 0.035)
+  np.testing.assert_allclose(total, 1.0, rtol=1e-4)
+
+
 @pytest.mark.parametrize("reuse", [False, True])
 def test_list_log_z(reuse):
   _, markets, model, (table, bids, prior) = _case(2, reuse=reuse)
