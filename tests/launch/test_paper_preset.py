@@ -44,7 +44,7 @@ def _dense_numbers(width=512, mlp=2048, layers=3, codes=3, vocabulary=1024, cont
   positions = listed * (codes + 1) + 1
   decoder = layers * (2 * attention + feed + 3 * norm) + norm + (2 + positions) * width
   tables = ((codes + 1) + codes) * vocabulary * width + codes * width  # code embeddings, and the absent creative's
-  heads = ((codes + 1) + codes) * vocabulary * width
+  heads = (2 * (codes + 1) + codes) * vocabulary * width + 1  # POI heads per prompt; the weight of creatives' belief
   creative = 2 * width * width + attention + feed + 4 * norm + width
   slots, rows = 1 + (codes + 1) + codes, 3 + 4 + 16 + 169 + 169 + events
   history = (slots + rows) * width + linear(content, width) + linear(1, width) + linear(2, width)
