@@ -16,6 +16,7 @@ from ega_jax.evaluation import audit, equilibrium, load, next_poi_model, payment
 from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.systems import at_items, chunks, evaluate_system, truthful
 from ega_jax.stages.batches import REQUEST
+from ega_jax.stages.market import LOAD_TOLERANCE
 
 COLUMNS = (*REQUEST, "row")
 
@@ -67,7 +68,8 @@ def balanced(entry, columns, target, chunk):
   scale = "linear" if entry.knob[0] == 0 else "log"
   share = lambda knob: mean_ad_share(entry.system.with_knob(knob), columns, chunk)
   try:
-    knob = load.equal_load(share, target, *entry.knob, scale=scale, tolerance=0.004, max_trials=16).knob
+    knob = load.equal_load(share, target, *entry.knob, scale=scale, tolerance=LOAD_TOLERANCE, max_trials=16,
+                           start=None if scale == "linear" else 1.0).knob  # fmt: skip
   except ValueError:
     # Out of reach (the oracle keeps some ads at any price: they lift their neighbours): the nearer end, share reported.
     knob = min(entry.knob, key=lambda end: abs(share(end) - target))

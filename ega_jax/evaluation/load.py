@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from ega_jax.evaluation.systems import at_items
+from ega_jax.systems.balance import find_knob
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,37 +19,22 @@ class LoadResult:
   tried: tuple  # (knob, share) pairs in the order tried
 
 
-def equal_load(share_of, target, low, high, *, tolerance=0.01, max_trials=24, scale="log"):
-  """Returns the LoadResult whose ad share is nearest `target`, by bisection of a monotone knob.
+def equal_load(share_of, target, low, high, *, tolerance=0.01, max_trials=24, scale="log", start=None):
+  """Returns the LoadResult whose ad share is nearest `target`: `find_knob` of a monotone knob.
 
   Our decision: every system's knob (its organic weight) is set on validation to the logging policy's mean ad share
   +- .01 before systems are compared. The share is a step function of the knob on finite data: `met` says whether the
   tolerance was reached.
 
   Args: share_of: knob -> mean ad share in [0, 1], monotone either way; low < high bracket the knob; scale "log"
-    (positive knobs) or "linear".
+    (positive knobs) or "linear"; start: a knob near the answer, if one is known.
   Raises: ValueError if the bracket is not one, or the target share lies outside what its ends reach.
   """
   if scale not in ("log", "linear"):
     raise ValueError(f"scale={scale!r}; allowed: 'log', 'linear'")
   if not (low < high and math.isfinite(high) and (scale == "linear" or low > 0)):
     raise ValueError(f"low={low}, high={high}; allowed: finite low < high, positive for a log scale")
-  tried = []
-
-  def share(knob):
-    tried.append((float(knob), float(share_of(knob))))
-    return tried[-1][1]
-
-  ends = share(low), share(high)
-  if not min(ends) - tolerance <= target <= max(ends) + tolerance:
-    raise ValueError(f"target ad share {target} is out of reach: knobs {low} and {high} give {ends[0]} and {ends[1]}")
-  rising = ends[1] > ends[0]
-  while len(tried) < max_trials and min(abs(found - target) for _, found in tried) > tolerance:
-    middle = math.sqrt(low * high) if scale == "log" else (low + high) / 2
-    if (share(middle) < target) == rising:
-      low = middle
-    else:
-      high = middle
+  tried = find_knob(share_of, target, low, high, tolerance=tolerance, max_trials=max_trials, scale=scale, start=start)
   knob, found = min(tried, key=lambda pair: abs(pair[1] - target))
   return LoadResult(knob, found, abs(found - target) <= tolerance, tuple(tried))
 

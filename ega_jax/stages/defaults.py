@@ -95,7 +95,7 @@ def base_config() -> ml_collections.ConfigDict:
         "refinements": 4,  # bisections of each audited curve
         "validation_requests": 400,
         "equilibrium_requests": 100,  # of validation
-        "load_requests": 128,  # of validation, on which ad load is balanced
+        "load_requests": 400,  # of validation, on which ad load is balanced
         "nodes": 41,
         "chunk": 8,  # requests decoded at once
       },

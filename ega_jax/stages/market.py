@@ -7,10 +7,12 @@ import numpy as np
 from ega_jax.data.pipeline import read_split
 from ega_jax.stages.batches import REQUEST
 from ega_jax.systems import generation
-from ega_jax.systems.merge import ad_share, balance, greedy_merge
+from ega_jax.systems.balance import balance
+from ega_jax.systems.merge import ad_share, greedy_merge
 from ega_jax.types import Request
 
 SAMPLE = 256
+LOAD_TOLERANCE = 0.003  # of the ad share: .01 moves welfare by some per cents
 
 
 def market_constants(config, models, params):
@@ -65,7 +67,7 @@ def balanced_scale(config, system):
     items = [tried.allocate(batch, batch["bid"][:, None]).items for batch in _batches(columns, chunk)]
     return float(ad_share(np.concatenate(items), columns["is_ad"]))
 
-  return jnp.float32(balance(share, target, low=0.05, high=20.0, rounds=8))
+  return jnp.float32(balance(share, target, low=0.05, high=20.0, tolerance=LOAD_TOLERANCE, max_trials=12, start=1.0))
 
 
 def _batches(columns, chunk):

@@ -36,10 +36,3 @@ def ad_share(items, is_ad):
   ads = jax.vmap(lambda row, index: row[jnp.maximum(index, 0)])(is_ad, items) & shown
   return jnp.sum(ads) / jnp.maximum(jnp.sum(shown), 1)
 
-
-def balance(share_of, target, low=1e-3, high=1e3, rounds=40):
-  """Returns the organic weight at which share_of(weight), falling in the weight, meets `target` (bisection in logs)."""
-  for _ in range(rounds):
-    middle = (low * high) ** 0.5
-    low, high = (middle, high) if share_of(middle) > target else (low, middle)
-  return (low * high) ** 0.5

@@ -27,7 +27,7 @@ def get_config():
   config.payment.steps = 1000
   evaluation = config.evaluation
   evaluation.requests, evaluation.priced_requests, evaluation.audited_requests = 480, 64, 16
-  evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 16, 64
+  evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 16, 192
   evaluation.unshown, evaluation.refinements = 2, 0
   return config
 

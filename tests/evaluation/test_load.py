@@ -19,6 +19,21 @@ def test_bisection_finds_the_knob(sign):
   assert linear.met and linear.knob == pytest.approx(3, abs=0.01)
 
 
+@pytest.mark.parametrize("answer", [0.5, 0.8, 1.3, 4.0])
+def test_a_search_from_a_start_needs_few_trials(answer):
+  share = lambda knob: 1 / (1 + (knob / answer) ** 1.5 * (0.7 / 0.3))
+  found = load.equal_load(share, 0.3, 1e-2, 1e4, tolerance=0.003, start=1.0)
+  assert found.met and len(found.tried) <= 8
+  assert len(found.tried) < len(load.equal_load(share, 0.3, 1e-2, 1e4, tolerance=0.003).tried)
+
+
+def test_a_start_does_not_hide_what_is_out_of_reach():
+  rising = load.equal_load(lambda knob: knob / (1 + knob), 0.3, 1e-2, 1e4, tolerance=0.003, start=1.0)
+  assert rising.met
+  with pytest.raises(ValueError, match="out of reach"):
+    load.equal_load(lambda knob: 0.5, 0.3, 0.1, 10, start=1.0)
+
+
 def test_a_step_is_reported_as_not_met():
   found = load.equal_load(lambda knob: 0.2 if knob > 1 else 0.5, 0.3, 0.01, 100)
   assert not found.met and found.share == 0.2 and len(found.tried) == 24
