@@ -12,11 +12,11 @@ import numpy as np
 
 from ega_jax.data.pipeline import read_split
 from ega_jax.data.world import World
-from ega_jax.evaluation import audit, equilibrium, load, next_poi_model, payments, reward_quality
+from ega_jax.evaluation import audit, equilibrium, next_poi_model, payments, reward_quality
 from ega_jax.evaluation.lineup import systems
-from ega_jax.evaluation.systems import at_items, chunks, evaluate_system, truthful
+from ega_jax.evaluation.systems import evaluate_system
 from ega_jax.stages.batches import REQUEST
-from ega_jax.stages.market import LOAD_TOLERANCE
+from ega_jax.systems.balance import equal_load, logged_ad_share, mean_ad_share
 
 COLUMNS = (*REQUEST, "row")
 
@@ -41,7 +41,7 @@ def evaluate_seed(config, finals, output, *, only=(), say=print):
   balancing = sample(config.data, "validation", options.load_requests, chunk)
   test = sample(config.data, "test", options.requests, chunk)
   priced = sample(config.data, "test", options.priced_requests, chunk)
-  target = load.logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
+  target = logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
   believe = reward_quality.evaluator(config, finals["policy"])
   os.makedirs(output, exist_ok=True)
   figures = {"target_ad_share": target, "systems": {}}
@@ -67,24 +67,10 @@ def balanced(entry, columns, target, chunk):
     return entry
   scale = "linear" if entry.knob[0] == 0 else "log"
   share = lambda knob: mean_ad_share(entry.system.with_knob(knob), columns, chunk)
-  try:
-    knob = load.equal_load(share, target, *entry.knob, scale=scale, tolerance=LOAD_TOLERANCE, max_trials=16,
-                           start=None if scale == "linear" else 1.0).knob  # fmt: skip
-  except ValueError:
-    # Out of reach (the oracle keeps some ads at any price: they lift their neighbours): the nearer end, share reported.
-    knob = min(entry.knob, key=lambda end: abs(share(end) - target))
+  # Out of reach (the oracle keeps some ads at any price: they lift their neighbours): the nearer end, share reported.
+  knob = equal_load(share, target, *entry.knob, scale=scale, max_trials=16, start=1.0).knob
   system = entry.system.with_knob(knob)
   return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(knob,))
-
-
-def mean_ad_share(system, columns, chunk):
-  """Returns the share of ads among the entries of the lists that a system shows."""
-  ads = shown = 0
-  for _, batch in chunks(columns, chunk):
-    items = np.asarray(system.allocate(batch, truthful(batch)).items)
-    ads += at_items(batch["is_ad"], items, False).sum()
-    shown += (items >= 0).sum()
-  return ads / shown
 
 
 def assess_entry(entry, config, world, believe, validation, test, priced, output):

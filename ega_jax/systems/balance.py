@@ -1,20 +1,39 @@
-"""The knob at which a system shows a given share of ads: few trials, since each is an allocation of many requests."""
+"""Equal ad load: the knob at which a system shows a given share of ads, in few trials, each being many allocations."""
 
+import dataclasses
 import math
 
 import numpy as np
 
+from ega_jax.systems.merge import ad_share
 
-def find_knob(share_of, target, low, high, *, tolerance, max_trials=24, scale="log", start=None):
-  """Returns the (knob, share) pairs tried, in order; the one nearest the target is the answer.
+TOLERANCE = 0.003  # of the ad share, when systems are compared: .01 moves welfare by some per cents
 
-  False position in a bracket, with a midpoint every second trial: the share is a step function of the knob on finite
-  data, flat far from the target, where interpolation alone would creep.
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+  """Where the search ended."""
+
+  knob: float
+  share: float  # ad share at `knob`
+  met: bool  # |share - target| <= tolerance
+  tried: tuple  # (knob, share) pairs in the order tried
+
+
+def equal_load(share_of, target, low, high, *, tolerance=TOLERANCE, max_trials=24, scale="log", start=None):
+  """Returns the Load whose ad share is nearest `target`; an end of the bracket where the target is out of reach.
+
+  False position with a midpoint every second trial: on finite data the share is a step function of the knob, flat far
+  from the target, where interpolation alone would creep.
 
   Args: share_of: knob -> mean ad share in [0, 1], monotone either way; low < high bracket the knob; scale "log"
-    (positive knobs) or "linear"; start: a knob near the answer, from which a bracket is grown; the ends come later.
-  Raises: ValueError if the target share lies outside what the bracket's ends reach.
+    (positive knobs) or "linear"; start: a knob near the answer, around which a bracket is sought first.
+  Raises: ValueError if the bracket is not one.
   """
+  if scale not in ("log", "linear"):
+    raise ValueError(f"scale={scale!r}; allowed: 'log', 'linear'")
+  if not (low < high and math.isfinite(high) and (scale == "linear" or low > 0)):
+    raise ValueError(f"low={low}, high={high}; allowed: finite low < high, positive for a log scale")
   into, back = (math.log, math.exp) if scale == "log" else (float, float)
   tried = []
 
@@ -22,51 +41,61 @@ def find_knob(share_of, target, low, high, *, tolerance, max_trials=24, scale="l
     tried.append((back(place), float(share_of(back(place)))))
     return tried[-1][1] - target
 
-  low, high, first, last = into(low), into(high), None, None
+  met = lambda: min((abs(share - target) for _, share in tried), default=math.inf) <= tolerance
+  ends = [(into(low), None), (into(high), None)]
   if start is not None:
-    low, high, first, last = _grow(gap, into(start), low, high, tolerance)
-    if min(abs(share - target) for _, share in tried) <= tolerance:
-      return tried
-  first = gap(low) if first is None else first
-  last = gap(high) if last is None else last
-  if not min(first, last) - tolerance <= 0 <= max(first, last) + tolerance:
-    raise ValueError(
-      f"target ad share {target} is out of reach: knobs {back(low)} and {back(high)} give {first + target} and "
-      f"{last + target}"
-    )
-  while len(tried) < max_trials and min(abs(share - target) for _, share in tried) > tolerance:
-    step = 0.5 if len(tried) % 2 or first == last else float(np.clip(first / (first - last), 0.05, 0.95))
-    middle = low + step * (high - low)
+    ends = _grow(gap, into(start), *ends, tolerance)
+  if not met():
+    ends = [(place, gap(place) if found is None else found) for place, found in ends]
+    _close(gap, met, tried, max_trials, *ends)
+  knob, found = min(tried, key=lambda pair: abs(pair[1] - target))
+  return Load(knob, found, abs(found - target) <= tolerance, tuple(tried))
+
+
+def _close(gap, met, tried, max_trials, low, high):
+  """Narrows the bracket of (place, gap) pairs until a trial meets the target; at once if they bracket nothing."""
+  while low[1] * high[1] < 0 and not met() and len(tried) < max_trials:
+    step = 0.5 if len(tried) % 2 else float(np.clip(low[1] / (low[1] - high[1]), 0.05, 0.95))
+    middle = low[0] + step * (high[0] - low[0])
     found = gap(middle)
-    if (found > 0) == (first > 0):
-      low, first = middle, found
-    else:
-      high, last = middle, found
-  return tried
+    low, high = ((middle, found), high) if found * low[1] > 0 else (low, (middle, found))
 
 
 def _grow(gap, start, low, high, tolerance):
-  """Returns (low, high, gap at low or None, gap at high or None): a bracket grown from `start`, doubling its width.
+  """Returns the ends [(place, gap or None if unknown)] * 2 of a bracket grown from `start` by steps that double.
 
-  A share that falls in the knob (an organic weight) is assumed for the direction; if it rises, the walk ends at an end
-  of the outer bracket, which is then searched whole.
+  The direction is that of a share that falls in the knob, as in an organic weight; where none is met on the way to an
+  end, the outer bracket is returned.
   """
-  here, found, width = start, gap(start), 0.2
-  while abs(found) > tolerance:
-    there = here + width if found > 0 else here - width
-    if not low < there < high:
-      return low, high, None, None
-    after = gap(there)
-    if (after > 0) != (found > 0) or abs(after) <= tolerance:
-      return (here, there, found, after) if there > here else (there, here, after, found)
-    here, found, width = there, after, 2 * width
-  return here, here, found, found
+  here, width = (start, gap(start)), 0.2
+  while abs(here[1]) > tolerance:
+    place = here[0] + math.copysign(width, here[1])
+    if not low[0] < place < high[0]:
+      return [low, high]
+    there = (place, gap(place))
+    if there[1] * here[1] <= 0:
+      return sorted([here, there])
+    here, width = there, 2 * width
+  return [here, here]
 
 
-def balance(share_of, target, low=1e-3, high=1e3, *, tolerance=1e-4, max_trials=40, start=None):
-  """Returns the organic weight at which share_of(weight) is nearest `target`; an end where it is out of reach."""
-  try:
-    tried = find_knob(share_of, target, low, high, tolerance=tolerance, max_trials=max_trials, start=start)
-  except ValueError:
-    return min((low, high), key=lambda end: abs(share_of(end) - target))
-  return min(tried, key=lambda pair: abs(pair[1] - target))[0]
+def logged_ad_share(logs):
+  """Returns the logging policy's mean ad share, at which every system is compared: ads / displayed items of the logs.
+
+  Args: logs: shown_item i[n, K] (-1 absent), explored bool[n], is_ad bool[n, C]. Exploration is not the policy's choice
+  and is left out.
+  """
+  chosen = ~logs["explored"]
+  return float(ad_share(logs["shown_item"][chosen][:, None], logs["is_ad"][chosen]))
+
+
+def mean_ad_share(system, columns, chunk):
+  """Returns the share of ads among the entries of the lists that a system shows at the logged bids.
+
+  Args: columns: request columns [n, ...], n a multiple of `chunk`, the requests allocated at once.
+  """
+  items = []
+  for start in range(0, len(columns["is_ad"]), chunk):
+    batch = {name: column[start : start + chunk] for name, column in columns.items()}
+    items.append(np.asarray(system.allocate(batch, batch["bid"][:, None]).items))
+  return float(ad_share(np.concatenate(items), columns["is_ad"]))

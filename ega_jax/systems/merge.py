@@ -35,4 +35,3 @@ def ad_share(items, is_ad):
   shown = items >= 0
   ads = jax.vmap(lambda row, index: row[jnp.maximum(index, 0)])(is_ad, items) & shown
   return jnp.sum(ads) / jnp.maximum(jnp.sum(shown), 1)
-

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.baselines import cascade, list_generation, proposals
-from ega_jax.systems import balance, merge
+from ega_jax.systems import merge
 
 LENGTH, ORGANIC, ADS = 5, 6, 4
 
@@ -48,13 +48,12 @@ def test_greedy_merge_is_the_loop():
   assert (found[0] == -1).any()  # the short request ran out
 
 
-def test_ties_go_to_the_earlier_position_and_share_and_balance_are_what_they_say():
+def test_ties_go_to_the_earlier_position_and_share_is_what_it_says():
   _, is_ad, valid = _market()
   found = np.asarray(merge.greedy_merge(np.ones((4, 1, valid.shape[1]), np.float32), is_ad, valid, 3))
   np.testing.assert_array_equal(found[1, 0], [0, 1, 2])
   items = np.array([[[0, 6, -1]], [[6, 7, 1]]])
   assert float(merge.ad_share(items, is_ad[:2])) == np.float32(3 / 5)
-  assert abs(balance.balance(lambda weight: 1 / (1 + weight), 0.2, tolerance=1e-8) - 4) < 1e-6
 
 
 def test_neighbours_are_legal_and_every_move_is_what_it_says():

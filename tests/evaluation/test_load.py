@@ -1,4 +1,4 @@
-"""Equal ad load: bisection on monotone knobs, honest about steps and unreachable targets."""
+"""Equal ad load: a search on monotone knobs, honest about steps and unreachable targets."""
 
 import math
 
@@ -7,45 +7,46 @@ import pytest
 
 import oracles_evaluation as toy
 from ega_jax.evaluation import load, market, payments, systems
+from ega_jax.systems import balance
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_bisection_finds_the_knob(sign):
   share = lambda knob: 1 / (1 + knob**sign)
-  found = load.equal_load(share, 0.3, 1e-3, 1e3, tolerance=1e-4, max_trials=40)
+  found = balance.equal_load(share, 0.3, 1e-3, 1e3, tolerance=1e-4, max_trials=40)
   assert found.met and found.knob == pytest.approx((0.7 / 0.3) ** sign, rel=1e-2)
   assert found.share == share(found.knob)
-  linear = load.equal_load(lambda knob: knob / 10, 0.3, -5, 10, scale="linear", tolerance=1e-3)
+  linear = balance.equal_load(lambda knob: knob / 10, 0.3, -5, 10, scale="linear", tolerance=1e-3)
   assert linear.met and linear.knob == pytest.approx(3, abs=0.01)
 
 
 @pytest.mark.parametrize("answer", [0.5, 0.8, 1.3, 4.0])
 def test_a_search_from_a_start_needs_few_trials(answer):
   share = lambda knob: 1 / (1 + (knob / answer) ** 1.5 * (0.7 / 0.3))
-  found = load.equal_load(share, 0.3, 1e-2, 1e4, tolerance=0.003, start=1.0)
+  found = balance.equal_load(share, 0.3, 1e-2, 1e4, tolerance=0.003, start=1.0)
   assert found.met and len(found.tried) <= 8
-  assert len(found.tried) < len(load.equal_load(share, 0.3, 1e-2, 1e4, tolerance=0.003).tried)
+  assert len(found.tried) < len(balance.equal_load(share, 0.3, 1e-2, 1e4, tolerance=0.003).tried)
 
 
-def test_a_start_does_not_hide_what_is_out_of_reach():
-  rising = load.equal_load(lambda knob: knob / (1 + knob), 0.3, 1e-2, 1e4, tolerance=0.003, start=1.0)
-  assert rising.met
-  with pytest.raises(ValueError, match="out of reach"):
-    load.equal_load(lambda knob: 0.5, 0.3, 0.1, 10, start=1.0)
+@pytest.mark.parametrize("start", [None, 1.0])
+def test_a_rising_share_is_found_and_an_unreachable_one_gives_the_nearer_end(start):
+  rising = balance.equal_load(lambda knob: knob / (1 + knob), 0.3, 1e-2, 1e4, start=start)
+  assert rising.met and rising.knob == pytest.approx(3 / 7, rel=0.03)
+  for target, end in ((0.05, 100), (0.95, 0.01)):
+    found = balance.equal_load(lambda knob: 0.2 + 0.6 / (1 + knob), target, 0.01, 100, start=start)
+    assert not found.met and found.knob == pytest.approx(end) and len(found.tried) <= 8
 
 
 def test_a_step_is_reported_as_not_met():
-  found = load.equal_load(lambda knob: 0.2 if knob > 1 else 0.5, 0.3, 0.01, 100)
+  found = balance.equal_load(lambda knob: 0.2 if knob > 1 else 0.5, 0.3, 0.01, 100)
   assert not found.met and found.share == 0.2 and len(found.tried) == 24
 
 
-def test_bad_brackets_and_targets_are_refused():
-  with pytest.raises(ValueError, match="out of reach"):
-    load.equal_load(lambda knob: 0.5, 0.3, 0.1, 1)
+def test_bad_brackets_are_refused():
   with pytest.raises(ValueError, match="low=0"):
-    load.equal_load(lambda knob: knob, 0.3, 0, 1)
+    balance.equal_load(lambda knob: knob, 0.3, 0, 1)
   with pytest.raises(ValueError, match="scale='cubic'"):
-    load.equal_load(lambda knob: knob, 0.3, 0, 1, scale="cubic")
+    balance.equal_load(lambda knob: knob, 0.3, 0, 1, scale="cubic")
 
 
 def test_a_system_reaches_the_load_of_another():
@@ -55,8 +56,9 @@ def test_a_system_reaches_the_load_of_another():
     totals = systems.evaluate_system(toy.RankByBid(world, knob), payments.Free(), world.columns)
     return market.summarise(totals)
 
-  found = load.equal_load(lambda knob: figures(knob)["ad_share"], 0.6, 0.01, 100)
+  found = balance.equal_load(lambda knob: figures(knob)["ad_share"], 0.6, 0.01, 100, tolerance=0.01)
   assert found.met and math.isclose(figures(found.knob)["ad_share"], found.share)
+  assert balance.mean_ad_share(toy.RankByBid(world, found.knob), world.columns, 20) == pytest.approx(found.share)
   points = load.frontier(figures, [4.0, 0.1, 1.0])
   assert [point["knob"] for point in points] == [4.0, 1.0, 0.1]
   assert points[0]["ad_share"] < points[1]["ad_share"] < points[2]["ad_share"]
@@ -68,4 +70,4 @@ def test_logged_share_leaves_exploration_out():
     "explored": np.array([False, True, False]),
     "is_ad": np.array([[False, False, True]] * 3),
   }
-  assert load.logged_ad_share(logs) == pytest.approx(2 / 5)
+  assert balance.logged_ad_share(logs) == pytest.approx(2 / 5)
