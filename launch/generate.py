@@ -66,16 +66,14 @@ def limits_of(config) -> Limits:
 def served(config, finals, payment):
   """Returns (system, payment rule): EGA as it is evaluated, at the ad load of its policy."""
   from ega_jax.evaluation.payments import FirstPrice
-  from ega_jax.models.payment import PaymentConfig, PaymentNetwork
   from ega_jax.stages import recipe
-  from ega_jax.systems.payment import LearnedPayment
 
   models = recipe.build_models(config, recipe.data_sizes(config.data))
   system = recipe.ega_system(config, models, finals["policy"])
   stage = PAYMENTS[payment]
   if stage is None:
     return system, FirstPrice()
-  return system, LearnedPayment(stage, system, PaymentNetwork(PaymentConfig(payment)), finals[stage])
+  return system, recipe.learned_payment(config, system, payment, finals[stage], stage)
 
 
 def answers(system, rule, requests, batch_size):

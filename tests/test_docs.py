@@ -86,12 +86,11 @@ def test_named_settings_exist(document):
   from ega_jax.data.market_config import WorldConfig
   from ega_jax.decoding.lists import ListConfig
   from ega_jax.models.ega import EGAConfig
-  from ega_jax.models.payment import PaymentConfig
   from ega_jax.stages.defaults import base_config
   from launch import experiment
 
   text, beside = document.read_text(), document.parent / "config.py"
-  for record in (WorldConfig, ListConfig, EGAConfig, PaymentConfig):
+  for record in (WorldConfig, ListConfig, EGAConfig):
     known = {field.name for field in dataclasses.fields(record)}
     assert set(re.findall(rf"`{record.__name__}\.(\w+)`", text)) <= known
   config = experiment.load(beside)[1] if beside.is_file() else base_config()

@@ -13,6 +13,7 @@ import numpy as np
 from ega_jax.baselines.proposals import moves, neighbours
 from ega_jax.systems.distinct import list_clicks
 from ega_jax.systems.merge import greedy_merge
+from ega_jax.systems.rows import at_items
 from ega_jax.types import Request, Slate
 
 
@@ -87,9 +88,9 @@ class Cascade:
     if self.num_lists:
       items, theta = self._rerank(batch, bids, items, worth, request, valid, creative)
     else:
-      theta = np.where(np.asarray(items) >= 0, _at(pctr, items), 0.0)
+      theta = at_items(pctr, items, 0.0)
     items = np.asarray(items)
-    creatives = np.where(items >= 0, _at(creative, items), -1)
+    creatives = at_items(creative, items, -1)
     return Slate(items=items, creatives=creatives, click_probability=theta)
 
   def _fixed(self, worth, request, valid, batch):
@@ -121,7 +122,7 @@ def best_list(lists, theta, bids, is_ad, organic_weight):
   batch_size, profiles, num, length = lists.shape
   place = np.maximum(lists, 0).reshape(batch_size, profiles, num * length)
   own = np.take_along_axis(np.asarray(bids), place, axis=-1).reshape(lists.shape)
-  worth = np.where(_at(is_ad, lists), own, organic_weight) * theta
+  worth = np.where(at_items(is_ad, lists, False), own, organic_weight) * theta
   best = np.where(lists >= 0, worth, 0.0).sum(-1).argmax(-1)[..., None, None]
   return tuple(np.take_along_axis(x, best, axis=2)[:, :, 0] for x in (lists, theta))
 
@@ -131,9 +132,3 @@ def _spread(count, length):
   slots = np.zeros(length, bool)
   slots[np.floor((np.arange(count) + 0.5) * length / max(count, 1)).astype(int)] = True
   return slots
-
-
-def _at(row, index):
-  index = np.asarray(index)
-  flat = np.maximum(index, 0).reshape(len(index), -1)
-  return np.take_along_axis(np.asarray(row), flat, axis=1).reshape(index.shape)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ega_jax.systems.distinct import list_clicks
 from ega_jax.systems.ega import EGASystem
+from ega_jax.systems.rows import at_items
 from ega_jax.types import Slate
 
 
@@ -43,7 +44,7 @@ class ListGeneration:
     creative_of[request, items[request, slot]] = creatives[request, slot]
     model = self.generator
     theta = list_clicks(model.models, model.params, batch, ranked, creative_of)
-    shown = np.where(ranked >= 0, _at(creative_of, ranked), -1)
+    shown = at_items(creative_of, ranked, -1)
     return Slate(items=ranked, creatives=shown, click_probability=theta)
 
 
@@ -58,11 +59,6 @@ def rank_ads(items, theta, bids, is_ad):
   source = np.take_along_axis(by_worth, np.broadcast_to(rank[:, None], by_worth.shape), axis=-1)
   ranked = np.take_along_axis(np.broadcast_to(items[:, None], by_worth.shape), source, axis=-1)
   return np.where(ad[:, None], ranked, items[:, None]).astype(np.int32)
-
-
-def _at(row, index):
-  flat = np.maximum(index, 0).reshape(len(index), -1)
-  return np.take_along_axis(np.asarray(row), flat, axis=1).reshape(index.shape)
 
 
 __all__ = ["ListGeneration", "rank_ads"]

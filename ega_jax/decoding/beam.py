@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ega_jax.decoding import constraints
-from ega_jax.decoding.lists import Decoder, ListConfig, take_rows
+from ega_jax.decoding.lists import Decoder, ListConfig, proposal_bids, take_rows
 from ega_jax.decoding.scores import AnyProfiles, OneProfile, OwnBids
 from ega_jax.decoding.slots import assign_slots, move_rows
 from ega_jax.types import Array, CandidateTable, Lists, record
@@ -161,7 +161,7 @@ def generate_lists(decoder: Decoder, table: CandidateTable, bids, prior, config:
   Profiles decoded together give what each gives alone. A request that needs more than `config.num_slots` distinct
   prefixes is flagged in `overflow` and its lists are not to be used: see `allocate_in_chunks`.
   """
-  table = jax.tree.map(jnp.asarray, table)
+  table, bids = jax.tree.map(jnp.asarray, table), proposal_bids(bids, config)
   if bids is None or bids.shape[1] == 1:
     return search(decoder, OneProfile(table, None if bids is None else bids[:, 0], prior, config), config)
   return search(decoder, AnyProfiles(table, bids, prior, config), config)
@@ -174,4 +174,5 @@ def own_bid_sweep(decoder: Decoder, table: CandidateTable, bids, ads, nodes, pri
   The same as `generate_lists` with those profiles, at a fraction of the cost.
   """
   table = jax.tree.map(jnp.asarray, table)
+  bids, nodes = proposal_bids(bids, config), proposal_bids(nodes, config)
   return search(decoder, OwnBids(table, bids, ads, nodes, prior, config), config)

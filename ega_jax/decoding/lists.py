@@ -13,6 +13,7 @@ from ega_jax.types import Lists
 
 TOKEN_BIDS = ("max", "mean", "expected")
 COLLISIONS = ("suffix", "bucket")
+LOWEST_CELL = -2  # power of bid_cell: lower bids weigh nothing against beta
 
 
 class Decoder(NamedTuple):
@@ -34,7 +35,7 @@ class ListConfig:
 
   A token's weight is w = (bid / bid_scale)^alpha + beta (Eq. 21); an organic item's is `organic_beta` (None: beta), the
   knob of the ad share. `token_bid`: the "max" (paper) or "mean" bid of the legal items under a token, or
-  their "expected" weight by the item prior. `max_prefixes`:
+  their "expected" weight by the item prior. `bid_cell`: see `proposal_bids`; 1 is the paper's. `max_prefixes`:
   slots that the bid profiles of one request share (0: num_lists). `collision`: "suffix" (paths are unique) or "bucket"
   (a path shared by several items goes to the highest bid^alpha * exp(prior)).
   """
@@ -46,6 +47,7 @@ class ListConfig:
   bid_scale: Any = 1.0
   organic_beta: Any = None
   token_bid: str = "max"
+  bid_cell: float = 1.0
   max_prefixes: int = 0
   collision: str = "suffix"
 
@@ -53,6 +55,8 @@ class ListConfig:
     for name in ("list_length", "num_lists"):
       if getattr(self, name) < 1:
         raise ValueError(f"ListConfig.{name} is {getattr(self, name)}; it must be at least 1")
+    if not self.bid_cell >= 1:
+      raise ValueError(f"ListConfig.bid_cell is {self.bid_cell}; it must be at least 1, which leaves bids as they are")
     if self.token_bid not in TOKEN_BIDS:
       raise ValueError(f"ListConfig.token_bid is {self.token_bid!r}; allowed: {', '.join(TOKEN_BIDS)}")
     if self.collision not in COLLISIONS:
@@ -71,8 +75,24 @@ class ListConfig:
 jax.tree_util.register_dataclass(
   ListConfig,
   data_fields=["alpha", "beta", "bid_scale", "organic_beta"],
-  meta_fields=["list_length", "num_lists", "token_bid", "max_prefixes", "collision"],
+  meta_fields=["list_length", "num_lists", "token_bid", "bid_cell", "max_prefixes", "collision"],
 )
+
+
+def proposal_bids(bids, config: ListConfig):
+  """Returns f[...]: bids as the token weights see them, the nearest power of `bid_cell` in units of `bid_scale`, or 0
+  below the third one under 1 (our decision); None stays None.
+
+  Lists are proposed from these, and chosen by the bids themselves. While a bid moves inside a cell the proposals stand
+  still, so that the choice among them, an affine maximiser, gives its ad only more clicks for more: an own-bid curve
+  can fall at the borders of cells alone. The grid is absolute, no report moves it.
+  """
+  if bids is None or config.bid_cell == 1:
+    return bids
+  ratio = jnp.log(jnp.float32(config.bid_cell))
+  positive = bids > 0
+  power = jnp.round(jnp.log(jnp.where(positive, bids, 1.0) / config.bid_scale) / ratio)
+  return jnp.where(positive & (power >= LOWEST_CELL), jnp.exp(power * ratio) * config.bid_scale, 0.0)
 
 
 def take_rows(values, index):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ega_jax.decoding import constraints
-from ega_jax.decoding.lists import take_rows
+from ega_jax.decoding.lists import proposal_bids, take_rows
 
 
 def _pick(log_z, rng, temperature=1.0):
@@ -23,6 +23,7 @@ def rollout(decoder, table, bids, prior, config, masked=None, rng=None, temperat
   ends in -1. rng: sample tokens from z^(1 / temperature) instead of taking the best.
   """
   batch, candidates = table.valid.shape
+  bids = proposal_bids(bids, config)
   masked = jnp.zeros((batch, 1, candidates), bool) if masked is None else masked
   num, levels = masked.shape[1], table.codes.shape[-1]
   power = jnp.zeros(()) if bids is None else constraints.bid_power(bids, config)[:, None]
@@ -86,7 +87,7 @@ def items_log_z(logits, table, items, under, bids, prior, config, temperature=1.
   logits f[B, X, L, V] of the item's codes, teacher-forced; the rest as in `list_log_z`. temperature: log of what
   `sampled` draws from, token by token z^(1 / temperature).
   """
-  batch = items.shape[0]
+  batch, bids = items.shape[0], proposal_bids(bids, config)
   codes = take_rows(jnp.broadcast_to(table.codes, (batch,) + table.codes.shape[1:]), jnp.maximum(items, 0))
   total = jnp.zeros(items.shape)
   for level in range(codes.shape[-1]):

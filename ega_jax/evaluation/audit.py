@@ -8,11 +8,12 @@ computed with (the slate's belief), and `true`, the world's: miscalibration appe
 import dataclasses
 
 import numpy as np
-from scipy import stats
 
 from ega_jax.auction import least_regret, regret
 from ega_jax.evaluation import payments
-from ega_jax.evaluation.systems import at_items, chunks, take, true_clicks, truthful
+from ega_jax.evaluation.systems import chunks, take, true_clicks, truthful
+from ega_jax.systems.pricing import node_weights
+from ega_jax.systems.rows import at_items
 
 GAMMAS = np.round(np.arange(0.2, 2.01, 0.2), 1)  # EGA section 5: misreports gamma * v, for Psi only
 STEP = 0.01  # i-SIC's perturbation of the bid (Deng et al. 2020)
@@ -144,13 +145,6 @@ def _curve_figures(audit, options):
     figures["least_regret"] = _mean(least.regret[shown])
     figures["least_regret_per_payment"] = _ratio(least.regret, least.payment, audit["weight"])
   return figures
-
-
-def node_weights(nodes, mu, sigma=payments.SIGMA):
-  """Returns f64[n, A, G]: the lognormal probability that a value rounds down to each node."""
-  with np.errstate(divide="ignore"):
-    below = stats.norm.cdf((np.log(nodes) - mu[..., None]) / sigma)
-  return np.maximum(np.diff(below, axis=-1, append=1.0), 0.0) + 1e-12
 
 
 def _mean(values):

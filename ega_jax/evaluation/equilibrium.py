@@ -7,7 +7,8 @@ import numpy as np
 from ega_jax.auction import equilibrium
 from ega_jax.evaluation import market, payments
 from ega_jax.evaluation.audit import audited_ads
-from ega_jax.evaluation.systems import at_items, chunks, evaluate_system, take, true_clicks, truthful
+from ega_jax.evaluation.systems import chunks, evaluate_system, take, true_clicks, truthful
+from ega_jax.systems.rows import at_items
 
 MULTIPLIERS = equilibrium.MULTIPLIERS
 

@@ -8,10 +8,9 @@ from ega_jax.baselines.cascade import Cascade
 from ega_jax.baselines.list_generation import ListGeneration
 from ega_jax.evaluation import payments
 from ega_jax.evaluation.oracle import Oracle, PopularityFloor
-from ega_jax.models.payment import PaymentConfig, PaymentNetwork
 from ega_jax.stages import recipe
 from ega_jax.systems.ega import Options
-from ega_jax.systems.payment import LearnedPayment, PivotPayment
+from ega_jax.systems.payment import PivotPayment
 
 LOADS = (0.01, 1e4)  # organic scales between which the knob of the ad load is sought
 
@@ -63,8 +62,7 @@ def builders(config, finals, world):
 
   def learned(name, stage, form, note):
     system = ega("EGA")
-    rule = LearnedPayment(stage, system, PaymentNetwork(PaymentConfig(form)), finals[stage])
-    return Entry(name, system, rule, note, ())
+    return Entry(name, system, recipe.learned_payment(config, system, form, finals[stage], stage), note, ())
 
   def free(name):
     return ega(name, "policy_bid_free" if "policy_bid_free" in finals else "policy", bid_free=True)

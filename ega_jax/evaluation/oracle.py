@@ -3,7 +3,7 @@
 import numpy as np
 
 from ega_jax import types
-from ega_jax.evaluation.systems import at_items
+from ega_jax.systems.rows import at_items
 
 
 class Oracle:

@@ -5,13 +5,11 @@ can price a whole own-bid curve faster also has `own_bid_price(batch, bids f[B, 
 CounterfactualTable whose first node is 0; if it needs the shape of the curve, `num_nodes` says how many absolute nodes.
 """
 
-import dataclasses
-
 import numpy as np
-from scipy import stats
 
 from ega_jax.auction import mechanisms, regret
-from ega_jax.evaluation.systems import at_items
+from ega_jax.systems.pricing import value_location, value_nodes
+from ega_jax.systems.rows import at_items
 
 SIGMA = 0.6  # log-sd of a value per click given the request: the marketplace's, known to the platform
 
@@ -103,13 +101,9 @@ def slot_threshold(system, **options):
   return TablePayment("gsp", system, rule, **options)
 
 
-def absolute_nodes(batch, ads, num_nodes, sigma=SIGMA, span=2.0):
-  """Returns own bids f64[B, A, num_nodes] from 0 to span times the 99.9% quantile of each ad's lognormal value.
-
-  Geometric, since values are heavy-tailed; independent of any report.
-  """
-  mu = at_items(np.asarray(batch["value_mu"], np.float64), np.maximum(ads, 0))
-  return regret.own_bid_nodes(np.exp(mu + sigma * stats.norm.ppf(0.999)), num_nodes, span=span, spacing="geometric")
+def absolute_nodes(batch, ads, num_nodes, sigma=SIGMA):
+  """Returns own bids f64[B, A, num_nodes] of `value_nodes`, one grid per ad i[B, A]."""
+  return value_nodes(value_location(batch, ads), sigma, num_nodes)
 
 
 def node_of(nodes, bids):
@@ -118,43 +112,40 @@ def node_of(nodes, bids):
 
 
 def sweep(system, batch, bids, ads, nodes, profiles_per_call=256):
-  """Returns the CounterfactualTable of a system, its slates [B, A, G, K] as payload.
+  """Returns the CounterfactualTable of a system, its slates [B, A, G, K] as payload."""
+  return Sweeper(system, batch, profiles_per_call).sweep(bids, ads, nodes)
+
+
+class Sweeper:
+  """A system on one batch as auction.regret takes it: an object with `sweep(bids, ads, nodes)`.
 
   A system with a method `sweep(batch, bids f[B, C], ads i[B, A], nodes f[B, A, G]) -> types.Slate of [B, A, G, K]` (one
-  that shares prefixes between the profiles) is asked for the slates instead.
+  that shares prefixes between the profiles) is asked for the slates instead of for every profile. One that has
+  `own_bid_lists` and `slates` besides keeps what it found while it answers for later nodes, as refinements are.
   """
-  if hasattr(system, "sweep"):
-    present, back = _compact(ads)
-    moved, grid = np.take_along_axis(ads, present, 1), np.take_along_axis(nodes, present[..., None], 1)
-    slate = system.sweep(batch, bids, moved, grid)
-    slate = type(slate)(*(np.take_along_axis(leaf, back[..., None, None], 1) for leaf in vars(slate).values()))
-    x = own_of(slate.click_probability, slate.items, ads)
-    return regret.CounterfactualTable(nodes=nodes, x=x, ads=ads, payload=slate)
-  return regret.counterfactual_table(lambda b: system.allocate(batch, b), bids, ads, nodes, chunk=profiles_per_call)
 
-
-def _compact(ads):
-  """Returns (columns i[B, A'], back i[B, A]): the columns of ads i[B, A] that hold one, and where each went.
-
-  A' is a multiple of 4, so that few sizes are compiled. Absent ads (-1) are not swept: they point at another's slates.
-  """
-  width = int((ads >= 0).sum(1).max(initial=1))
-  width = min(-(-width // 4) * 4, ads.shape[1])
-  order = np.argsort(ads < 0, axis=1, kind="stable")
-  return order[:, :width], np.minimum(np.argsort(order, axis=1, kind="stable"), width - 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweeper:
-  """A system on one batch as auction.regret takes it: an object with `sweep(bids, ads, nodes)`."""
-
-  system: object
-  batch: dict
-  profiles_per_call: int = 256
+  def __init__(self, system, batch, profiles_per_call=256):
+    self.system, self.batch, self.profiles_per_call = system, batch, profiles_per_call
+    self._lists = None
 
   def sweep(self, bids, ads, nodes):
     """Returns the CounterfactualTable of the batch's requests."""
-    return sweep(self.system, self.batch, bids, ads, nodes, self.profiles_per_call)
+    if not hasattr(self.system, "sweep"):
+      allocate = lambda profiles: self.system.allocate(self.batch, profiles)
+      return regret.counterfactual_table(allocate, bids, ads, nodes, chunk=self.profiles_per_call)
+    slate = self._slates(bids, ads, nodes)
+    x = own_of(slate.click_probability, slate.items, ads)
+    return regret.CounterfactualTable(nodes=nodes, x=x, ads=ads, payload=slate)
+
+  def _slates(self, bids, ads, nodes):
+    if not hasattr(self.system, "own_bid_lists"):
+      return self.system.sweep(self.batch, bids, ads, nodes)
+    if self._lists is not None and self._lists.of(bids, ads):
+      slate = self.system.slates(self._lists, nodes)
+      if slate is not None:
+        return slate
+    self._lists = self.system.own_bid_lists(self.batch, bids, ads, nodes)
+    return self.system.slates(self._lists, nodes)
 
   def table(self, bids, ads, nodes, refinements=0, splits=2):
     """Returns the table over sorted nodes and refinements * splits more per curve, where it jumps."""

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from ega_jax.evaluation.systems import at_items
+from ega_jax.systems.rows import at_items
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ columns (a dict of arrays [B, ...]); nothing of the world reaches a system throu
 import numpy as np
 
 from ega_jax.evaluation import market
+from ega_jax.systems.rows import at_items
 
 
 def take(columns, index):
@@ -25,13 +26,6 @@ def chunks(columns, chunk_size):
   for start in range(0, total, chunk_size):
     rows = np.minimum(np.arange(start, start + chunk_size), total - 1)
     yield min(chunk_size, total - start), take(columns, rows)
-
-
-def at_items(values, items, absent=0):
-  """Returns values[B, C] read at items i[B, ..., K]: [B, ..., K], `absent` where the item is -1."""
-  values, items = np.asarray(values), np.asarray(items)
-  flat = np.maximum(items, 0).reshape(items.shape[0], -1)
-  return np.where(items >= 0, np.take_along_axis(values, flat, axis=1).reshape(items.shape), absent)
 
 
 def truthful(batch, shading=1.0):

@@ -1,112 +1,100 @@
-"""The payment network (EGA Eq. 25-26) and the price form that can be incentive compatible (our decision, the default).
+"""The payment networks: the paper's rate of the own bid (EGA Eq. 25-26), and the price that can be incentive compatible
+(our decision, the default).
 
 Inside an allocation cell the incentive-compatible price is constant in the own bid, so a rate that multiplies the bid
-would have to fall as 1 / b. The price form therefore never reads the own bid, nor anything computed from it except the
-shown list; the rate form is the paper's.
+would have to fall as 1 / b. And where an ad's threshold lies is decided by the lists that other bids would have brought
+forth, of which the shown list says nothing. So the price form reads the ad's own-bid curve, the allocation re-run at
+fixed bids: a function of the others' bids alone. The own bid enters through the click probability of what is shown.
 """
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ega_jax.auction.menu import isotonic_regression, menu_payment
 from ega_jax.losses.lagrangian import cap_price, rate_price
-from ega_jax.nn.linear import MLP
+from ega_jax.nn.linear import MLP, Dense
+from ega_jax.types import Array, record
 
-NUM_COMPETITORS = 10
 FORMS = ("price", "rate")
 
 
-@dataclasses.dataclass(frozen=True)
-class PaymentConfig:
-  """The form of the payment and the unit of money."""
+@record
+class PriceInputs:
+  """What the price form sees of one ad; money in units of the training logs' median bid."""
 
-  payment: str = "price"
-  money_scale: float = 1.0  # median bid of the training logs: a constant, never a statistic of the request
-  widths: tuple = (128, 32, 10)
-
-  def __post_init__(self):
-    if self.payment not in FORMS:
-      raise ValueError(f"payment is {self.payment!r}; allowed: {FORMS}")
-    if not self.money_scale > 0:
-      raise ValueError(f"money_scale is {self.money_scale}; allowed: a positive number")
+  nodes: Array  # f32[..., M]  absolute own bids, ascending from 0
+  curve: Array  # f32[..., M]  click probability at each, the others' bids fixed
+  weight: Array  # f32[..., M]  probability that the ad's value rounds down to each
+  x: Array  # f32[..., G]  click probability in the shown list, of G own bids
 
 
-def top_competitors(bids, click_rate, eligible, count=NUM_COMPETITORS):
-  """Returns f[..., count, 2]: (bid, click rate) of the unshown ads of largest product, largest first, 0 padded.
+@record
+class RateInputs:
+  """What the paper's form sees of one ad in one list; money in units of the training logs' median bid."""
 
-  Args: bids, click_rate f[..., N] (click rates that no bid enters); eligible bool[..., N]: ads that are not shown.
-  Being sorted, the result does not depend on the order of the candidates.
-  """
-  score = jnp.where(eligible, bids * click_rate, -1.0)
-  size = min(count, score.shape[-1])
-  top, index = jax.lax.top_k(score, size)
-  pairs = jnp.stack([jnp.take_along_axis(x, index, axis=-1) for x in (bids, click_rate)], axis=-1)
-  pairs = jnp.where((top >= 0)[..., None], pairs, 0.0)
-  return jnp.concatenate([pairs, jnp.zeros((*pairs.shape[:-2], count - size, 2), pairs.dtype)], axis=-2)
+  bids: Array  # f32[..., K]  of the slots' ads, the own one and organic ones 0
+  probability: Array  # f32[..., K]  Z * Theta, allocation (which carries the own bid) times click probability
+  slot: Array  # i32[...]  of the ad, 0 where it is not shown (then nothing is due)
 
 
-class PaymentNetwork(nn.Module):
-  """Returns the price per click [...] of the ad at `own`, at most its bid.
+class PriceNetwork(nn.Module):
+  """A learned menu: convolutions over the own-bid curve correct its isotonic regression, and say where in an interval
+  between nodes each step of it lies. Untrained it is that regression's menu with steps half-way."""
 
-  Vectorised over any leading axes (request, ad, own-bid node). Slots are told apart (their order is the list's order);
-  competitors come sorted by bid times click rate, so the order of the candidates is not seen.
-  """
-
-  config: PaymentConfig
+  channels: int = 16
+  layers: int = 2
+  reach: int = 3  # nodes seen to either side by a layer
 
   @nn.compact
-  def __call__(self, theta, bids, is_ad, competitors, own, z=None, pivot=None, *, straight_through=True):
-    """Returns f[...]: min(own bid, price), straight-through at the cap ("price"), or rate times own bid ("rate").
-
-    Args: theta f[..., K] click probabilities in the list; bids f[..., K], whose own entry only caps or multiplies;
-    is_ad bool[..., K]; competitors f[..., 10, 2]; own i32[...] the ad's slot; z f[..., K] allocation probabilities
-    ("rate" only); pivot f[...]: what the ad's presence costs the others, per own click ("price" only; None: 0), a
-    function of the others' bids and the list: where the price starts from.
-    straight_through: see `cap_price`; False at misreports.
-    Raises: ValueError if z is missing for "rate" or given for "price", into which it would carry the own bid.
-    """
-    if (z is None) != (self.config.payment == "price"):
-      given = "missing" if z is None else "given"
-      raise ValueError(f"z is {given} for payment {self.config.payment!r}; allowed: given for 'rate' only")
-    slot = jax.nn.one_hot(own, theta.shape[-1], dtype=theta.dtype)
-    own_bid = jnp.sum(jnp.where(slot > 0, bids, 0.0), axis=-1)
-    others = jnp.where(slot > 0, 0.0, bids)
-    if self.config.payment == "rate":
-      return rate_price(self._rate_logit(others, z * theta, slot), own_bid)
-    price = self._price(theta, others, is_ad, competitors, slot, pivot)
+  def __call__(self, inputs: PriceInputs, own_bid, *, straight_through=True):
+    """Returns the price per click f[..., G] of own bids f[..., G], at most the bid (`cap_price`)."""
+    top = jnp.maximum(inputs.curve.max(-1, keepdims=True), 1e-9)
+    curve = inputs.curve / top
+    rising = isotonic_regression(curve, inputs.weight + 1e-6)
+    change, place = self._corrections(curve, rising, inputs.weight)
+    level = jax.lax.cummax(jnp.clip(rising + change, 0.0, 1.0), axis=rising.ndim - 1)
+    width = jnp.diff(inputs.nodes, axis=-1, prepend=inputs.nodes[..., :1])
+    bid = inputs.nodes - width * (1.0 - jax.nn.sigmoid(place))
+    share = inputs.x / top
+    price = menu_payment(level, bid, share) / jnp.maximum(share, 1e-9)
     return cap_price(price, own_bid, straight_through=straight_through)
 
-  def _mlp(self, columns):
-    out = MLP((*self.config.widths, 1), name="mlp")(jnp.concatenate(columns, axis=-1))
-    return out[..., 0]
-
-  def _rate_logit(self, others, probability, slot):
-    """Returns f[...]: the paper's inputs, S* as the own slot, B^- and Z * Theta (EGA Eq. 25)."""
-    return self._mlp([slot, jnp.log1p(others / self.config.money_scale), probability * 10.0])
-
-  def _price(self, theta, others, is_ad, competitors, slot, pivot):
-    """Returns f[...] > 0: a price from everything but the own bid."""
-    scale = self.config.money_scale
-    own_theta = jnp.maximum(jnp.sum(slot * theta, axis=-1, keepdims=True), 1e-6)
-    bid, rate = competitors[..., 0], competitors[..., 1]
-    # What another ad earns per own click is the unit in which thresholds are set (as in GSP: b_j theta_j / theta_i).
-    columns = [
-      slot, is_ad.astype(theta.dtype), _log_rate(theta), _log_rate(own_theta), jnp.log1p(others / scale),
-      jnp.log1p(others * theta / own_theta / scale), jnp.log1p(bid / scale), _log_rate(rate),
-      jnp.log1p(bid * rate / own_theta / scale),
-    ]
-    if pivot is None:
-      return nn.softplus(self._mlp(columns)) * scale
-    start = pivot / scale
-    columns += [jnp.log1p(start)[..., None], _log_rate(start)[..., None]]
-    # softplus(log(expm1(s)) + d): d multiplies small prices and adds to large ones; d = 0 is the pivot itself.
-    raw = jnp.maximum(start, 1e-4)
-    inverse = raw + jnp.log(-jnp.expm1(-raw))
-    return nn.softplus(inverse + self._mlp(columns)) * scale
+  def _corrections(self, curve, rising, weight):
+    """Returns (f[..., M], f[..., M]): what is added to the rising curve, and the logit of each step's place."""
+    step = jnp.diff(curve, axis=-1, prepend=jnp.zeros_like(curve[..., :1]))
+    place = jnp.broadcast_to(jnp.linspace(-1.0, 1.0, curve.shape[-1]), curve.shape)
+    x = jnp.stack([curve, rising, (curve - rising) * 10.0, step * 10.0, weight * 10.0, place], axis=-1)
+    for i in range(self.layers):
+      x = nn.gelu(Dense(self.channels, names=(None, None), name=f"layer_{i}")(_windows(x, self.reach)))
+    # Zeros: training starts from the isotonic menu.
+    out = Dense(2, names=(None, None), kernel_init=nn.initializers.zeros, name="head")(x)
+    return out[..., 0], out[..., 1]
 
 
-def _log_rate(theta):
-  """Returns log(1 + 100 theta): click rates of per cents on a scale of about 1, finite at 0."""
-  return jnp.log1p(100.0 * theta)
+def _windows(x, reach):
+  """Returns f[..., M, (2 reach + 1) d]: every row of x f[..., M, d] with its neighbours, zeros beyond the ends."""
+  padded = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(reach, reach), (0, 0)])
+  return jnp.concatenate([padded[..., i : i + x.shape[-2], :] for i in range(2 * reach + 1)], axis=-1)
+
+
+class RateNetwork(nn.Module):
+  """The paper's network: a share of the own bid from the slot, the others' bids and Z * Theta (EGA Eq. 25-26)."""
+
+  widths: tuple = (128, 32, 10)
+
+  @nn.compact
+  def __call__(self, inputs: RateInputs, own_bid, *, straight_through=True):
+    """Returns the price per click f[...] of own bids f[...]; nothing is capped, so straight_through changes nothing."""
+    del straight_through
+    slot = jax.nn.one_hot(inputs.slot, inputs.bids.shape[-1], dtype=inputs.bids.dtype)
+    columns = [slot, jnp.log1p(inputs.bids), inputs.probability * 10.0]
+    logit = MLP((*self.widths, 1), name="mlp")(jnp.concatenate(columns, axis=-1))[..., 0]
+    return rate_price(logit, own_bid)
+
+
+def payment_network(form):
+  """Returns the network of a form, "price" or "rate"."""
+  if form not in FORMS:
+    raise ValueError(f"payment is {form!r}; allowed: {FORMS}")
+  return PriceNetwork() if form == "price" else RateNetwork()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ega_jax.decoding import constraints, slate
-from ega_jax.decoding.lists import ListConfig, take_rows
+from ega_jax.decoding.lists import ListConfig, proposal_bids, take_rows
 from ega_jax.models.ega import LIST
 from ega_jax.stages.batches import logged
 from ega_jax.systems import generation
@@ -89,7 +89,7 @@ def sample_steps(models, params, prepared, lists, options, rng):
   batch, count = request.user.shape[0], options.places  # sampled: [B, 1, K]
   place = jax.random.randint(place_rng, (batch, count), 0, lists.list_length)
   prefix = jnp.where(jnp.arange(lists.list_length) < place[..., None], sampled, -1)
-  score = constraints.item_log_weight(table, request.bid, lists)
+  score = constraints.item_log_weight(table, proposal_bids(request.bid, lists), lists)
   score = score if prepared.prior is None else score + prepared.prior
   open_items = constraints.available_items(table, prefix)
   noisy = score[:, None] + jax.random.gumbel(item_rng, open_items.shape)

@@ -63,14 +63,14 @@ def base_config() -> ml_collections.ConfigDict:
         "trainable": r"generator/(poi_decoder|poi_head|item_prior)",
       },
       "payment": {
-        "steps": 3000,
+        "steps": 2000,
         "batch_size": 64,
         "learning_rate": 2.4e-3,
-        "requests": 400,  # whose counterfactual tables are computed once
+        "requests": 240,  # whose counterfactual tables are computed once
         "ads": 6,
-        "nodes": 64,
-        "values": 16,  # own values drawn per table and step
-        "multiplier": 5.0,  # lambda_0
+        "nodes": 41,  # fixed own bids of a table
+        "values": 24,  # own values drawn for a table, beside them
+        "multiplier": 100.0,  # lambda_0
         "multiplier_step": 0.1,  # rho of Eq. 35, applied every step
         "penalty": 1.0,  # rho of Eq. 33
       },
@@ -79,6 +79,7 @@ def base_config() -> ml_collections.ConfigDict:
         "alpha": 3.0,  # of 0.2 .. 3, the paper's sweep; its default is 1.2
         "beta": 0.2,  # of 0.2 .. 20, the paper's sweep; its default is 2
         "token_bid": "expected",  # or the paper's "max"
+        "bid_cell": 2.0,  # proposals see bids to the nearest power of it; 1 as in the paper
       },
       "systems": (
         "popularity", "MCA-fixed", "MCA", "MCA+R", "GR", "GR+R", "EGA", "EGA-gsp", "EGA-rate", "EGA-vcg_range",
@@ -86,15 +87,15 @@ def base_config() -> ml_collections.ConfigDict:
       ),  # rows of the comparison
       "bid_free_policy": True,  # a policy of its own for lists that ignore bids; False: they come from EGA's generator
       "judge": True,  # fit a second reward model on held-back logs, for choices on validation
-      "sweep_prefixes": 1024,  # distinct prefixes that a sweep over bid profiles may hold
+      "sweep_prefixes": 1536,  # distinct prefixes that a sweep over bid profiles may hold
       "evaluation": {
         "requests": 2000,  # of test: welfare, clicks
         "priced_requests": 400,  # of test: revenue
         "audited_requests": 200,  # of those: incentives
-        "unshown": 4,  # random unshown ads audited per request
+        "unshown": 4,  # random unshown ads per request, audited or deviating
         "refinements": 4,  # bisections of each audited curve
         "validation_requests": 400,
-        "equilibrium_requests": 100,  # of validation
+        "equilibrium_requests": 64,  # of validation
         "load_requests": 400,  # of validation, on which ad load is balanced
         "nodes": 41,
         "chunk": 8,  # requests decoded at once

@@ -1,7 +1,9 @@
 """Stage 5: the payment network on a frozen allocation, by revenue and ex-post regret (EGA Eq. 25-26, 33-35).
 
-The allocation is re-run for every misreport, once: tables of (list, click probability) over absolute own bids are
-computed for some training requests when the stage starts, kept beside the checkpoints, and read as batches.
+The allocation is re-run for every misreport, once: tables of click probabilities over absolute own bids are computed
+for some training requests when the stage starts, kept beside the checkpoints, and read as batches. The first bids of a
+table are fixed ones, which the price form sees; the others are drawn from the ad's values and serve as true values. All
+of them serve as misreports.
 """
 
 import os
@@ -13,39 +15,36 @@ import optax
 
 from ega_jax.data.pipeline import from_arrays, read_split
 from ega_jax.losses.lagrangian import payment_loss, table_regret
-from ega_jax.models.payment import PaymentNetwork
+from ega_jax.models.payment import PriceInputs, RateInputs, payment_network
 from ega_jax.stages.batches import REQUEST, main_folds
-from ega_jax.systems.payment import Profiles, inputs_of, network_price, score_without
-from ega_jax.systems.pricing import NUM_COMPETITORS, PaymentInputs, value_nodes
+from ega_jax.systems.pricing import node_weights, own_clicks, rate_inputs, value_location, value_nodes
+from ega_jax.systems.rows import at_items
 from ega_jax.training.stage import Stage
 
-INPUTS = ("theta", "bids", "is_ad", "competitors", "slot", "pivot", "z")
 
-
-def payment_stage(
-  config, system_of, network: PaymentNetwork, workdir, *, name="payment", source="policy", process=(0, 1)
-) -> Stage:
-  """Returns the stage that trains `network` on the allocation of `system_of(params)`.
+def payment_stage(config, system_of, form, workdir, *, name="payment", source="policy", process=(0, 1)) -> Stage:
+  """Returns the stage that trains the payment network of a form on the allocation of `system_of(params)`.
 
   Args:
+    form: "price" or "rate".
     system_of: params of stage `source` -> the system whose allocation is frozen and priced.
   """
-  options = config.payment
+  options, network = config.payment, payment_network(form)
 
   def init(rng, previous):
-    fresh = init_network(rng, network, config.list_length)
+    example = example_inputs(form, options.nodes, config.list_length)
+    fresh = network.init(rng, example, jnp.zeros((1, 1)))["params"]
     multiplier = jnp.asarray(options.multiplier, jnp.float32)
     return {**previous[source], "payment": {"network": fresh, "multiplier": multiplier}}
 
   def loss(params, batch, rng):
-    inputs = PaymentInputs(**{key: batch[key] for key in INPUTS})
-    scale = params["market"]["bid_scale"]
-    price = lambda straight_through: network_price(
-      network, params["payment"]["network"], inputs, batch["nodes"], scale, straight_through=straight_through
-    ) / scale
+    del rng
+    inputs, nodes, x = table_inputs(form, batch, options.nodes), batch["nodes"], batch["x"]
+    price = lambda straight_through: network.apply(
+      {"params": params["payment"]["network"]}, inputs, nodes, straight_through=straight_through
+    )
     truthful, misreport = price(True), price(False)
-    nodes, x = batch["nodes"] / scale, batch["x"]
-    own = jax.random.categorical(rng, jnp.log(batch["weight"])[:, None], shape=(len(x), options["values"]))
+    own = jnp.broadcast_to(jnp.arange(options.nodes, nodes.shape[1]), (len(x), options["values"]))
     regret = sampled_regret(truthful, misreport, x, nodes, own)
     at = lambda a: jnp.take_along_axis(a, own, axis=1)
     return payment_loss(
@@ -54,7 +53,7 @@ def payment_stage(
 
   def batches(previous):
     cache = None if workdir is None else os.path.join(workdir, f"counterfactual_{source}.npz")
-    columns = payment_tables(config, system_of(previous[source]), previous[source], cache)
+    columns = payment_tables(config, system_of(previous[source]), cache)
     return from_arrays(
       columns, options.batch_size, config.seed, process_index=process[0], process_count=process[1]
     )  # fmt: skip
@@ -70,12 +69,18 @@ def payment_stage(
   )  # fmt: skip
 
 
-def init_network(rng, network, length):
-  """Returns fresh parameters of the payment network for lists of a length."""
-  zeros = jnp.zeros((1, length))
-  extra = {"z": zeros} if network.config.payment == "rate" else {"pivot": jnp.zeros(1)}
-  inputs = (zeros, zeros, zeros > 0, jnp.zeros((1, NUM_COMPETITORS, 2)), jnp.zeros(1, jnp.int32))
-  return network.init(rng, *inputs, **extra)["params"]
+def example_inputs(form, num_nodes, length):
+  """Returns inputs of the right shapes for one ad."""
+  if form == "price":
+    return PriceInputs(*(jnp.zeros((1, size)) for size in (num_nodes, num_nodes, num_nodes, 1)))
+  return RateInputs(jnp.zeros((1, 1, length)), jnp.zeros((1, 1, length)), jnp.zeros((1, 1), jnp.int32))
+
+
+def table_inputs(form, batch, num_nodes):
+  """Returns the inputs [B, G] of a form from a batch of tables, of which the first num_nodes own bids are fixed."""
+  if form == "price":
+    return PriceInputs(batch["nodes"][:, :num_nodes], batch["x"][:, :num_nodes], batch["weight"], batch["x"])
+  return RateInputs(batch["bids"], batch["probability"], batch["slot"])
 
 
 def _labels(params):
@@ -93,8 +98,9 @@ def sampled_regret(truthful, misreport, x, nodes, own):
   return table_regret(spread(misreport), spread(x), spread(nodes), own, own_prices=own_prices)
 
 
-def payment_tables(config, system, params, cache):
-  """Returns columns [R * A, G, ...]: per (request, ad) the payment inputs, click probability and weight of every node.
+def payment_tables(config, system, cache):
+  """Returns columns of T tables, one per request and ad: nodes, x [T, G], weight [T, M] of the M fixed ones, and, if
+  the paper's form is among the systems, its bids, probability [T, G, K] and slot [T, G]; money in median bids.
 
   Ads are chosen without a look at the own bid's effect beyond the list: those shown at the logged bids and random ones.
   A table is the same whenever it is computed; `cache` (a path or None) saves the minutes after an interruption.
@@ -110,7 +116,7 @@ def payment_tables(config, system, params, cache):
   chunk = config.evaluation.chunk
   for start in range(0, len(rows) - len(rows) % chunk, chunk):
     batch = {key: value[start : start + chunk] for key, value in columns.items()}
-    parts.append(_batch_tables(options, system, params, batch, rng, config.value_sigma))
+    parts.append(_batch_tables(options, system, batch, rng, config.value_sigma, "EGA-rate" in config.systems))
   tables = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
   if cache:
     os.makedirs(os.path.dirname(cache), exist_ok=True)
@@ -129,29 +135,26 @@ def _rows(config):
   return np.sort(np.random.default_rng(config.seed).choice(recent, size, replace=False))
 
 
-def _batch_tables(options, system, params, batch, rng, sigma):
+def _batch_tables(options, system, batch, rng, sigma, with_rate):
   bids = np.asarray(batch["bid"], np.float32)
   items = system.allocate(batch, bids[:, None]).items[:, 0]
   ads = _chosen_ads(batch, items, options.ads, rng)
-  mu = np.take_along_axis(batch["value_mu"], np.maximum(ads, 0), axis=1)
-  nodes = value_nodes(mu, sigma, options.nodes)
+  mu = value_location(batch, ads)
+  fixed = value_nodes(mu, sigma, options.nodes)
+  drawn = np.exp(mu[..., None] + sigma * rng.normal(size=(*ads.shape, options["values"])))
+  nodes = np.concatenate([fixed, drawn], axis=-1).astype(np.float32)
   slate = system.sweep(batch, bids, ads, nodes)
-  first = jax.tree.map(lambda leaf: leaf[:, :, 0], slate)
-  without = np.repeat(score_without(system, batch, bids, ads, first), options.nodes, axis=1)
-  requests, num_ads, num_nodes = nodes.shape
-  flat = lambda leaf: leaf.reshape(requests, num_ads * num_nodes, -1)
-  profiles = Profiles(
-    np.repeat(ads, num_nodes, axis=1), nodes.reshape(requests, -1), flat(slate.items), flat(slate.click_probability)
-  )
-  inputs = inputs_of(system, params, batch, bids, profiles, without, with_z=True)
-  own = (slate.items == ads[..., None, None]) & (ads[..., None, None] >= 0)
-  tables = {key: np.asarray(getattr(inputs, key)) for key in INPUTS}
-  tables = {key: leaf.reshape(requests * num_ads, num_nodes, *leaf.shape[2:]) for key, leaf in tables.items()}
-  tables["nodes"] = nodes.reshape(-1, num_nodes).astype(np.float32)
-  tables["x"] = np.where(own, slate.click_probability, 0).sum(-1).reshape(-1, num_nodes).astype(np.float32)
-  tables["weight"] = _node_weights(nodes, mu, sigma).reshape(-1, num_nodes).astype(np.float32)
-  useful = (ads >= 0).reshape(-1) & (tables["x"].max(-1) > 0)
-  return {key: leaf[useful] for key, leaf in tables.items()}
+  columns = {
+    "nodes": nodes / float(system.params["market"]["bid_scale"]),
+    "x": own_clicks(slate, ads),
+    "weight": node_weights(fixed, mu, sigma),
+  }
+  if with_rate:
+    paper = rate_inputs(system, batch, bids, ads, nodes, slate)
+    columns |= {name: np.asarray(leaf) for name, leaf in vars(paper).items()}
+  useful = (ads >= 0).reshape(-1) & (columns["x"].max(-1) > 0).reshape(-1)
+  single = lambda leaf: leaf.astype(np.int32 if leaf.dtype.kind == "i" else np.float32)
+  return {key: single(leaf.reshape(-1, *leaf.shape[2:])[useful]) for key, leaf in columns.items()}
 
 
 def _chosen_ads(batch, items, count, rng):
@@ -160,13 +163,4 @@ def _chosen_ads(batch, items, count, rng):
   shown = (items[:, :, None] == np.arange(eligible.shape[1])).any(1)
   draw = rng.random(eligible.shape) + np.where(shown, 0.0, 1.0)
   order = np.argsort(np.where(eligible, draw, 3.0), axis=1)[:, :count]
-  return np.where(np.take_along_axis(eligible, order, 1), order, -1).astype(np.int32)
-
-
-def _node_weights(nodes, mu, sigma):
-  """Returns the lognormal probability f64[..., G] that a value rounds down to each node."""
-  from scipy import stats
-
-  with np.errstate(divide="ignore"):
-    below = stats.norm.cdf((np.log(nodes) - mu[..., None]) / sigma)
-  return np.maximum(np.diff(below, axis=-1, append=1.0), 0.0) + 1e-12
+  return np.where(at_items(eligible, order), order, -1).astype(np.int32)

@@ -43,6 +43,7 @@ def policy_stage(
     scale = params["market"]["bid_scale"]
     bids = generation.expected_bids(request, config.value_sigma) if bid_free else request.bid
     scaled = dataclasses.replace(generation.in_market(lists, params["market"]), max_prefixes=0)
+    scaled = dataclasses.replace(scaled, bid_cell=1.0) if bid_free else scaled
     items, contribution, score = _marginal_contributions(
       models, params, prepared, bids, scaled, rng if options.rollout == "sampled" else None, _temperature(options)
     )

@@ -8,7 +8,7 @@ from ega_jax.data.pipeline import read_catalog
 from ega_jax.data.records import read_schema
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.models import ega, reward
-from ega_jax.models.payment import PaymentConfig, PaymentNetwork
+from ega_jax.models.payment import payment_network
 from ega_jax.models.ranker import Ranker
 from ega_jax.stages.align import align_stage
 from ega_jax.stages.batches import held_back_folds
@@ -20,6 +20,7 @@ from ega_jax.stages.reward import reward_stage
 from ega_jax.stages.tokenizer import tokenizer_stage
 from ega_jax.systems.ega import EGASystem
 from ega_jax.systems.generation import Models
+from ega_jax.systems.payment import LearnedPayment
 
 PRESETS = {"tiny": ega.tiny, "small": ega.small, "paper": ega.paper}
 
@@ -81,20 +82,19 @@ def stages(config, workdir, models=None):
   share = {"process": process()}
   lists = list_config(config)
   system_of = lambda params: ega_system(config, models, params)
-  price = lambda form: PaymentNetwork(PaymentConfig(form))
   found = [
     tokenizer_stage(config, **share),
     pretrain_stage(config, models, **share),
     reward_stage(config, models, **share),
     align_stage(config, models, lists, **share),
     policy_stage(config, models, lists, **share),
-    payment_stage(config, system_of, price("price"), workdir, **share),
+    payment_stage(config, system_of, "price", workdir, **share),
     ranker_stage(config, build_ranker(config), **share),
   ]
   if config.bid_free_policy:
     found.insert(-1, policy_stage(config, models, lists, name="policy_bid_free", bid_free=True, **share))
   if "EGA-rate" in config.systems:
-    found.append(payment_stage(config, system_of, price("rate"), workdir, name="payment_rate", **share))
+    found.append(payment_stage(config, system_of, "rate", workdir, name="payment_rate", **share))
   if config.judge:
     folds = held_back_folds(config)
     found.append(reward_stage(config, models, name="judge", source="pretrain", folds=folds, **share))
@@ -104,6 +104,12 @@ def stages(config, workdir, models=None):
 def ega_system(config, models, params, options=None, name="EGA") -> EGASystem:
   """Returns EGA with the generator, reward model and ad-load knob of `params`."""
   return EGASystem(name, models, params, list_config(config), options, sweep_prefixes=config.sweep_prefixes)
+
+
+def learned_payment(config, system, form, params, name="payment") -> LearnedPayment:
+  """Returns the rule of a payment stage's final `params`, form "price" or "rate", over a system."""
+  settings = {"num_nodes": config.payment.nodes, "sigma": config.value_sigma}
+  return LearnedPayment(name, system, payment_network(form), params, **settings)
 
 
 def build_ranker(config) -> Ranker:

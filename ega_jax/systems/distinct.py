@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.systems import generation
+from ega_jax.systems.rows import at_items
 from ega_jax.types import Request
 
 BLOCK = 256  # distinct lists scored per call
@@ -34,15 +35,10 @@ def list_clicks(models, params, batch, items, creative_of):
   """
   lists, index = distinct_lists(np.asarray(items))
   request = Request.from_batch(batch)
-  creatives = np.where(lists >= 0, _at(creative_of, lists), -1)
+  creatives = at_items(creative_of, lists, -1)
   blocks = []
   for start in range(0, lists.shape[1], BLOCK):
     part = slice(start, start + BLOCK)
     blocks.append(_score(models, params, request, jnp.asarray(lists[:, part]), jnp.asarray(creatives[:, part])))
   theta = np.concatenate([np.asarray(block) for block in blocks], axis=1)
   return np.take_along_axis(theta, index[..., None], axis=1)
-
-
-def _at(row, index):
-  flat = np.maximum(index, 0).reshape(len(index), -1)
-  return np.take_along_axis(np.asarray(row), flat, axis=1).reshape(index.shape)

@@ -7,43 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.auction.bidding import lognormal_virtual_bid
-from ega_jax.decoding.beam import ListConfig, generate_lists, own_bid_sweep
-from ega_jax.decoding.lists import allocate_in_chunks, take_rows
-from ega_jax.decoding.slate import best_of
+from ega_jax.decoding.beam import ListConfig, generate_lists
+from ega_jax.decoding.lists import allocate_in_chunks
 from ega_jax.systems import generation
+from ega_jax.systems.choice import Options, believe, choose, score_bids, token_bids
+from ega_jax.systems.profiles import (
+  OwnBidLists,
+  distinct_columns,
+  own_bid_cells,
+  own_bid_profiles,
+  present_columns,
+  propose_own_bids,
+  repeat_profiles,
+)
 from ega_jax.types import Request, Slate
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """How EGA uses bids; hashable.
-
-  bid_free: lists are generated from the ads' expected values; bids only choose among them (vcg_range's allocation).
-  virtual: ironed virtual values in the list score, their positive part in the token weights.
-  value_sigma: log-sd of a value per click given the request, known to the platform.
-  """
-
-  bid_free: bool = False
-  virtual: bool = False
-  value_sigma: float = 0.6
 
 
 @functools.partial(jax.jit, static_argnames=("models",))
 def _prepare(models, params, request):
   return generation.prepare(models, params, request)
-
-
-def _score_bids(options, request, bids, ads=None):
-  """Returns what an ad is worth to the list score: its bid, or its virtual bid (negative ones count)."""
-  if not options.virtual:
-    return bids
-  mu = request.value_mu if ads is None else jnp.take_along_axis(request.value_mu, jnp.maximum(ads, 0), axis=1)
-  return lognormal_virtual_bid(bids, mu[:, None] if ads is None else mu[..., None], options.value_sigma)
-
-
-def _proposal_bids(options, bids):
-  return jnp.maximum(bids, 0.0) if options.virtual else bids
 
 
 @functools.partial(jax.jit, static_argnames=("models", "options"))
@@ -57,37 +39,8 @@ def _propose(models, options, params, prepared, bids, lists, organic_scale):
     found = generate_lists(decoder, prepared.table, expected, prepared.prior, config)
     spread = lambda leaf: jnp.broadcast_to(leaf, (leaf.shape[0], bids.shape[1], leaf.shape[2]))
     return dataclasses.replace(found, index=spread(found.index), log_z=spread(found.log_z))
-  worth = _proposal_bids(options, _score_bids(options, prepared.request, bids))
+  worth = token_bids(options, score_bids(options, prepared.request, bids))
   return generate_lists(decoder, prepared.table, worth, prepared.prior, config)
-
-
-@functools.partial(jax.jit, static_argnames=("models", "options"))
-def _sweep(models, options, params, prepared, bids, ads, nodes, lists, organic_scale):
-  """Returns Lists of the profiles (ad, node), bids f32[B, C] elsewhere."""
-  config = generation.in_market(lists, params["market"], organic_scale)
-  length = config.list_length * prepared.table.codes.shape[-1]
-  decoder = generation.decoder(models, params, prepared.memory, length)
-  request = prepared.request
-  base = _proposal_bids(options, _score_bids(options, request, bids[:, None])[:, 0])
-  moved = _proposal_bids(options, _score_bids(options, request, nodes, ads))
-  return own_bid_sweep(decoder, prepared.table, base, ads, moved, prepared.prior, config)
-
-
-@functools.partial(jax.jit, static_argnames=("models",))
-def _believe(models, params, prepared, items):
-  """Returns (creatives i32[B, U, K], theta f32[B, U, K]) of distinct lists."""
-  creatives = generation.list_creatives(models, params, prepared, items)
-  return creatives, generation.click_probabilities(models, params, prepared.request, items, creatives)
-
-
-@functools.partial(jax.jit, static_argnames=("options",))
-def _choose(options, request, found, creatives, theta, bids, organic_weight):
-  """Returns the Slate of every profile: the best list by score(Y) (EGA Eq. 24)."""
-  worth = _score_bids(options, request, bids)
-  items, chosen, _ = best_of(found, theta, worth, request.is_ad, organic_weight)
-  exists = items >= 0
-  shown = jnp.where(exists, take_rows(creatives, chosen), -1)
-  return Slate(items=items, creatives=shown, click_probability=jnp.where(exists, take_rows(theta, chosen), 0.0))
 
 
 class EGASystem:
@@ -104,6 +57,8 @@ class EGASystem:
   def __init__(self, name, models, params, lists: ListConfig, options=None, *, organic_scale=None, sweep_prefixes=1024):
     self.name = name
     self.models, self.params, self.options = models, params, options or Options()
+    if self.options.bid_free:
+      lists = dataclasses.replace(lists, bid_cell=1.0)  # cells are for reports: expected values are none
     self.lists = dataclasses.replace(lists, max_prefixes=0)
     self.sweep_lists = dataclasses.replace(lists, max_prefixes=max(sweep_prefixes, lists.num_lists))
     self.organic_scale = float(params["market"].get("organic_scale", 1.0)) if organic_scale is None else organic_scale
@@ -129,7 +84,7 @@ class EGASystem:
   def propose(self, batch, bids):
     """Returns (Lists, creatives i32[B, U, K], theta f32[B, U, K]): what `allocate` chooses from."""
     prepared, found = self._lists(batch, jnp.asarray(bids, jnp.float32))
-    return found, *_believe(self.models, self.params, prepared, found.items)
+    return found, *believe(self.models, self.params, prepared, found.items)
 
   def _lists(self, batch, bids):
     prepared = _prepare(self.models, self.params, Request.from_batch(batch))
@@ -137,35 +92,58 @@ class EGASystem:
     propose = lambda some: _propose(self.models, self.options, self.params, prepared, some, config, self.organic_scale)
     return prepared, allocate_in_chunks(propose, bids)
 
+  def own_bid_lists(self, batch, bids, ads, nodes) -> OwnBidLists:
+    """Returns the lists of ads i[B, A] at own bids nodes f[B, A, G], and at all those that proposals do not tell apart
+    from them, the others at bids f[B, C].
+    """
+    request, bids, all_ads = Request.from_batch(batch), jnp.asarray(bids, jnp.float32), np.asarray(ads, np.int32)
+    columns, back = present_columns(all_ads)
+    ads = jnp.asarray(np.take_along_axis(all_ads, columns, 1))
+    prepared = _prepare(self.models, self.params, request)
+    cells, _ = distinct_columns(self._cells(request, ads, np.take_along_axis(nodes, columns[..., None], 1)))
+    if self.options.bid_free:
+      profiles = own_bid_profiles(bids, ads, jnp.asarray(cells))
+      found = _propose(self.models, self.options, self.params, prepared, profiles, self.lists, self.organic_scale)
+    else:
+      lists = self._sweep_lists(columns.shape[1])
+      propose = lambda ads, cells: propose_own_bids(
+        self.models, self.options, self.params, prepared, bids, ads, cells, lists, self.organic_scale
+      )  # fmt: skip
+      found = allocate_in_chunks(propose, ads, jnp.asarray(cells))
+    creatives, theta = believe(self.models, self.params, prepared, found.items)
+    return OwnBidLists(request, bids, all_ads, columns, back, cells, found, creatives, theta)
+
+  def _sweep_lists(self, num_ads):
+    """Returns the ListConfig of curves of num_ads ads: fewer ads come with fewer distinct prefixes."""
+    slots = -(-self.sweep_lists.max_prefixes * min(num_ads, 12) // (12 * 64)) * 64
+    return dataclasses.replace(self.sweep_lists, max_prefixes=max(slots, self.lists.num_lists))
+
+  def _cells(self, request, ads, nodes):
+    """Returns f32[B, A, G]: what proposals see of the own bids."""
+    nodes = jnp.asarray(nodes, jnp.float32)
+    if self.options.bid_free:
+      return np.zeros(nodes.shape, np.float32)
+    return np.asarray(own_bid_cells(self.options, request, self.params["market"], nodes, ads, self.lists))
+
+  def slates(self, lists: OwnBidLists, nodes) -> Slate:
+    """Returns the Slate [B, A, G, K] of own bids nodes f[B, A, G], or None if `lists` do not hold all of them."""
+    ads, nodes = lists.moved(nodes)
+    place = lists.place(self._cells(lists.request, ads, nodes))
+    if place is None:
+      return None
+    found, profiles = repeat_profiles(lists.found, jnp.asarray(place)), own_bid_profiles(lists.bids, ads, nodes)
+    weight = jnp.float32(self.organic_weight)
+    slate = choose(self.options, lists.request, found, lists.creatives, lists.theta, profiles, weight)
+    back = lists.back[..., None, None]
+    spread = lambda leaf: np.take_along_axis(np.asarray(leaf).reshape(*nodes.shape, leaf.shape[-1]), back, 1)
+    return jax.tree.map(spread, slate)
+
   def sweep(self, batch, bids, ads, nodes) -> Slate:
     """Returns the Slate [B, A, G, K] of own bids nodes f[B, A, G] of ads i[B, A], the others at bids f[B, C]."""
-    request, bids = Request.from_batch(batch), jnp.asarray(bids, jnp.float32)
-    ads, nodes = jnp.asarray(ads, jnp.int32), jnp.asarray(nodes, jnp.float32)
-    prepared = _prepare(self.models, self.params, request)
-    shape = nodes.shape
-    profiles = _profiles(bids, ads, nodes)
-    if self.options.bid_free:
-      lists, organic_scale = self.lists, self.organic_scale
-      found = _propose(self.models, self.options, self.params, prepared, profiles, lists, organic_scale)
-    else:
-      sweep = lambda ads, nodes: _sweep(
-        self.models, self.options, self.params, prepared, bids, ads, nodes, self.sweep_lists, self.organic_scale
-      )  # fmt: skip
-      found = allocate_in_chunks(sweep, ads, nodes)
-    slate = self._slate(prepared, found, profiles)
-    return jax.tree.map(lambda leaf: leaf.reshape(*shape, leaf.shape[-1]), slate)
+    return self.slates(self.own_bid_lists(batch, bids, ads, nodes), nodes)
 
   def _slate(self, prepared, found, bids):
-    creatives, theta = _believe(self.models, self.params, prepared, found.items)
+    creatives, theta = believe(self.models, self.params, prepared, found.items)
     weight = jnp.float32(self.organic_weight)
-    slate = _choose(self.options, prepared.request, found, creatives, theta, bids, weight)
+    slate = choose(self.options, prepared.request, found, creatives, theta, bids, weight)
     return jax.tree.map(np.asarray, slate)
-
-
-@jax.jit
-def _profiles(bids, ads, nodes):
-  """Returns f32[B, A * G, C]: bids with ad a at node g."""
-  batch, num_ads, num_nodes = nodes.shape
-  profiles = jnp.broadcast_to(bids[:, None, None], (batch, num_ads, num_nodes, bids.shape[-1]))
-  own = (jnp.arange(bids.shape[-1]) == ads[..., None])[:, :, None]
-  return jnp.where(own, nodes[..., None], profiles).reshape(batch, num_ads * num_nodes, -1)

@@ -1,112 +1,65 @@
-"""Payment rules of generated lists: the learned one and the exact one over bid-free lists (EGA Sections 4.5 and 9)."""
+"""Payment rules of generated lists: the learned one and the exact one over bid-free lists (EGA Sections 4.5 and 9).
 
-import dataclasses
+Both price the shown ads of a list (`price`) and the moved ad of an own-bid curve (`own_bid_price`).
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.systems import generation
-from ega_jax.systems.pricing import PaymentInputs, payment_inputs
+from ega_jax.models.payment import PriceNetwork
+from ega_jax.systems.pricing import price_inputs, rate_inputs
+from ega_jax.systems.rows import at_items
+from ega_jax.types import Slate
 
 
-def network_price(network, params, inputs: PaymentInputs, own_bid, bid_scale, *, straight_through=True):
-  """Returns the price per click f32[...] of bids own_bid f32[...], at most the bid; money divided by bid_scale inside.
-
-  The network's form "price": min(bid, network price), the bid not being seen; "rate": the paper's share of the bid.
-  """
-  slot = jax.nn.one_hot(inputs.slot, inputs.bids.shape[-1])
-  bids = inputs.bids + slot * (own_bid / bid_scale)[..., None]  # the own bid caps or multiplies, and is not read
-  extra = {"z": inputs.z} if network.config.payment == "rate" else {"pivot": inputs.pivot}
-  price = network.apply(
-    {"params": params}, inputs.theta, bids, inputs.is_ad, inputs.competitors, inputs.slot, **extra,
-    straight_through=straight_through,
-  )  # fmt: skip
-  return price * bid_scale
-
-
-@dataclasses.dataclass(frozen=True)
-class Profiles:
-  """Flattened own-bid profiles of a batch: which ad is moved to what, and the list shown then."""
-
-  ads: np.ndarray  # i32[B, X]
-  own: np.ndarray  # f32[B, X]
-  items: np.ndarray  # i32[B, X, K]
-  theta: np.ndarray  # f32[B, X, K]
-
-
-def score_without(system, batch, bids, ads, slate):
-  """Returns f32[B, X]: score(Y) of the list shown when the ad bids 0, slate being that list's [B, X, K]."""
-  items, theta = np.asarray(slate.items), np.asarray(slate.click_probability)
-  place = np.maximum(items, 0)
-  others = np.where(items == ads[..., None], 0.0, _at(bids, place))
-  worth = np.where(_at(batch["is_ad"], place), others, system.organic_weight)
-  return np.where(items >= 0, worth * theta, 0.0).sum(-1).astype(np.float32)
-
-
-def _at(row, index):
-  flat = np.take_along_axis(np.asarray(row), index.reshape(len(index), -1), axis=1)
-  return flat.reshape(index.shape)
-
-
-def inputs_of(system, params, batch, bids, profiles: Profiles, without, with_z=False):
-  """Returns PaymentInputs [B, X] of own-bid profiles, the other ads at bids f32[B, C]."""
-  from ega_jax.auction.regret import with_own_bid
-
-  changed = with_own_bid(np.asarray(bids, np.float32), profiles.ads, profiles.own.astype(np.float32))
-  lists = generation.in_market(system.lists, params["market"], system.organic_scale)
-  return payment_inputs(
-    system.models, params, batch, jnp.asarray(changed), profiles.items, profiles.theta, profiles.ads, without, lists,
-    jnp.float32(system.organic_weight), with_z,
-  )  # fmt: skip
+def shown_ads(batch, slate, profile):
+  """Returns (ads i32[B, K], Slate [B, K, 1, K]): the shown ads of a profile, -1 elsewhere, and the list for each."""
+  items = np.asarray(slate.items)[:, profile]
+  ads = np.where(at_items(batch["is_ad"], items, False), items, -1).astype(np.int32)
+  repeat = lambda leaf: np.repeat(np.asarray(leaf)[:, profile, None, None], items.shape[1], axis=1)
+  return ads, Slate(*(repeat(leaf) for leaf in vars(slate).values()))
 
 
 class LearnedPayment:
-  """The payment network over a system's allocation: `price` for shown lists, `own_bid_price` for own-bid curves."""
+  """A payment network over a system's allocation.
 
-  def __init__(self, name, system, network, params):
-    self.name, self.system, self.network, self.params = name, system, network, params
-    self._apply = jax.jit(
-      lambda params, inputs, own: network_price(
-        network, params["payment"]["network"], inputs, own, params["market"]["bid_scale"]
-      )
-    )
+  Args: network: of `models.payment`; params: with its parameters in ["payment"]["network"]; num_nodes: fixed own bids
+    at which the price form sees an ad's curve; sigma: log-sd of a value, known to the platform.
+  """
+
+  def __init__(self, name, system, network, params, *, num_nodes=41, sigma=0.6):
+    self.name, self.system, self.network, self.num_nodes, self.sigma = name, system, network, num_nodes, sigma
+    self.params, self.scale = params["payment"]["network"], float(params["market"]["bid_scale"])
+    self._apply = jax.jit(lambda params, inputs, own: network.apply({"params": params}, inputs, own))
 
   def price(self, batch, bids, slate):
-    """Returns f32[B, G, K] per click: every shown ad's price, the system run once more with each of them at bid 0."""
+    """Returns f32[B, G, K] per click: every shown ad's price, 0 elsewhere."""
     columns = []
     for profile in range(np.shape(bids)[1]):
       row = np.asarray(bids)[:, profile].astype(np.float32)
-      items = np.asarray(slate.items)[:, profile]
-      theta = np.asarray(slate.click_probability)[:, profile]
-      shown = (items >= 0) & _at(batch["is_ad"], np.maximum(items, 0))
-      ads = np.where(shown, items, -1).astype(np.int32)
-      nothing = np.zeros((*ads.shape, 1), np.float32)
-      dropped = self.system.sweep(batch, row, ads, nothing)
-      dropped = jax.tree.map(lambda leaf: leaf[:, :, 0], dropped)
-      own = np.where(shown, _at(row, np.maximum(items, 0)), 0.0)
-      repeat = lambda x, count=ads.shape[1]: np.repeat(x[:, None], count, axis=1)
-      profiles = Profiles(ads, own, repeat(items), repeat(theta))
-      price = self._prices(batch, row, profiles, score_without(self.system, batch, row, ads, dropped))
-      columns.append(np.where(shown, price, 0.0))
+      ads, shown = shown_ads(batch, slate, profile)
+      x = at_own(np.asarray(slate.click_probability)[:, profile], ads)
+      price = self._prices(batch, row, ads, at_items(row, ads, 0.0)[..., None], x[..., None], shown)
+      columns.append(np.where(ads >= 0, price[..., 0], 0.0))
     return np.stack(columns, axis=1)
 
   def own_bid_price(self, batch, bids, table):
-    """Returns f32[B, A, G]: the moved ad's price at every node of a CounterfactualTable whose first node is 0."""
-    num_requests, num_ads, num_nodes = table.nodes.shape
-    first = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :, 0], table.payload)
-    without = score_without(self.system, batch, bids, np.asarray(table.ads), first)
-    flat = lambda leaf: np.asarray(leaf).reshape(num_requests, num_ads * num_nodes, -1)
-    profiles = Profiles(
-      np.repeat(table.ads, num_nodes, axis=1), table.nodes.reshape(num_requests, -1),
-      flat(table.payload.items), flat(table.payload.click_probability),
-    )  # fmt: skip
-    price = self._prices(batch, bids, profiles, np.repeat(without, num_nodes, axis=1))
-    return np.where(table.x > 0, price.reshape(table.nodes.shape), 0.0)
+    """Returns f32[B, A, G]: the moved ad's price at every node of a CounterfactualTable."""
+    price = self._prices(batch, bids, np.asarray(table.ads), table.nodes, table.x, table.payload, table)
+    return np.where(np.asarray(table.x) > 0, price, 0.0)
 
-  def _prices(self, batch, bids, profiles, without):
-    inputs = inputs_of(self.system, self.params, batch, bids, profiles, without, self.network.config.payment == "rate")
-    return np.asarray(self._apply(self.params, inputs, jnp.asarray(profiles.own, jnp.float32)))
+  def _prices(self, batch, bids, ads, own_bids, x, slate, table=None):
+    if isinstance(self.network, PriceNetwork):
+      inputs = price_inputs(self.system, batch, bids, ads, x, self.num_nodes, self.sigma, table)
+    else:
+      inputs = rate_inputs(self.system, batch, bids, ads, own_bids, slate)
+    return np.asarray(self._apply(self.params, inputs, jnp.asarray(own_bids / self.scale, jnp.float32))) * self.scale
+
+
+def at_own(by_slot, ads):
+  """Returns f[B, K]: by_slot f[B, K] where the slot holds an ad, ads i[B, K] being -1 elsewhere."""
+  return np.where(ads >= 0, by_slot, 0.0)
 
 
 class PivotPayment:
@@ -129,30 +82,29 @@ class PivotPayment:
     prices = []
     for profile in range(np.shape(bids)[1]):
       row = np.asarray(bids)[:, profile].astype(np.float32)
-      items = np.asarray(slate.items)[:, profile]
-      theta = np.asarray(slate.click_probability)[:, profile]
-      shown = (items >= 0) & _at(batch["is_ad"], np.maximum(items, 0))
-      ads = np.where(shown, items, -1).astype(np.int32)
+      ads, shown = shown_ads(batch, slate, profile)
       dropped = self.system.sweep(batch, row, ads, np.zeros((*ads.shape, 1), np.float32))
-      dropped = jax.tree.map(lambda leaf: leaf[:, :, 0], dropped)
-      without = score_without(self.system, batch, row, ads, dropped)
-      price = self._pivot(batch, row, ads, items[:, None], theta[:, None], without, theta)
-      own = np.where(shown, _at(row, np.maximum(items, 0)), 0.0)
-      prices.append(np.where(shown, np.minimum(price, own), 0.0))
+      own_theta = at_own(np.asarray(slate.click_probability)[:, profile], ads)[..., None]
+      price = self._pivot(batch, row, ads, shown, dropped, own_theta)[..., 0]
+      prices.append(np.where(ads >= 0, np.minimum(price, at_items(row, ads, 0.0)), 0.0))
     return np.stack(prices, axis=1)
 
   def own_bid_price(self, batch, bids, table):
     """Returns f[B, A, G] at every node of a table whose first node is 0."""
-    first = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :, 0], table.payload)
-    without = score_without(self.system, batch, bids, np.asarray(table.ads), first)[..., None]
-    items, theta = np.asarray(table.payload.items), np.asarray(table.payload.click_probability)
-    price = self._pivot(batch, bids, np.asarray(table.ads)[..., None], items, theta, without, table.x)
+    dropped = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :, :1], table.payload)
+    price = self._pivot(batch, bids, np.asarray(table.ads), table.payload, dropped, table.x)
     return np.where(table.x > 0, np.minimum(price, table.nodes), 0.0)
 
-  def _pivot(self, batch, bids, ads, items, theta, without, own_theta):
-    place = np.maximum(items, 0)
-    others = np.where(items == np.asarray(ads)[..., None], 0.0, _at(bids, place))
-    worth = np.where(_at(batch["is_ad"], place), others, self.system.organic_weight)
-    rest = np.where(items >= 0, worth * theta, 0.0).sum(-1)
+  def _pivot(self, batch, bids, ads, slate, dropped, own_theta):
+    """Returns f[B, A, G]: (the score without the ad - the others' in the list shown) / theta, at least 0."""
+    without = self._others(batch, bids, ads, dropped)
+    others = self._others(batch, bids, ads, slate)
     safe = np.where(own_theta > 0, own_theta, 1.0)
-    return np.where(own_theta > 0, np.maximum(without - rest, 0.0) / safe, 0.0)
+    return np.where(own_theta > 0, np.maximum(without - others, 0.0) / safe, 0.0)
+
+  def _others(self, batch, bids, ads, slate):
+    """Returns f[B, A, G]: score(Y) of the lists of slates [B, A, G, K] without the moved ad's own part."""
+    items = np.asarray(slate.items)
+    paid = np.where(items == np.asarray(ads)[..., None, None], 0.0, at_items(bids, items, 0.0))
+    worth = np.where(at_items(batch["is_ad"], items, False), paid, self.system.organic_weight)
+    return np.where(items >= 0, worth * np.asarray(slate.click_probability), 0.0).sum(-1)

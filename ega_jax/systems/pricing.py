@@ -1,97 +1,95 @@
-"""What the payment network sees, and the learned payment as a rule (EGA Eq. 25-26, Section 7).
-
-For an ad in a shown list: the click probabilities of the list's slots, the others' bids there, the strongest ads that
-were left out, and the pivot price. Nothing of it moves with the ad's own bid except through the list. The paper's rate
-form also sees the allocation probabilities z, which do carry the own bid.
-"""
+"""What the payment networks see of an ad, from a system's lists (EGA Eq. 25-26, Section 7)."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from ega_jax.auction import values
-from ega_jax.auction.regret import own_bid_nodes
+from ega_jax.auction.regret import own_bid_nodes, with_own_bid
 from ega_jax.decoding import slate as slates
 from ega_jax.models.ega import LIST
+from ega_jax.models.payment import PriceInputs, RateInputs
 from ega_jax.systems import generation
-from ega_jax.types import Request, record
-
-NUM_COMPETITORS = 10
-
-
-@record
-class PaymentInputs:
-  """Inputs for one ad in one list; money is divided by the median bid."""
-
-  theta: jax.Array  # f32[..., K]  click probability of each slot
-  bids: jax.Array  # f32[..., K]  bids of the slots' ads, the own one and organic ones 0
-  is_ad: jax.Array  # bool[..., K]
-  competitors: jax.Array  # f32[..., 10, 2]  (bid, click prior) of the strongest unshown ads
-  slot: jax.Array  # i32[...]  of the ad, 0 where it is not shown (then nothing is due)
-  pivot: jax.Array  # f32[...]  what the ad's presence costs the others, per click
-  z: jax.Array  # f32[..., K]  allocation probabilities of the slots
+from ega_jax.types import Request
 
 
 def value_nodes(mu, sigma, num_nodes, span=2.0):
-  """Returns absolute own bids f64[..., num_nodes] up to `span` times the 99.9% quantile of lognormal(mu, sigma)."""
+  """Returns absolute own bids f64[..., num_nodes] up to `span` times the 99.9% quantile of lognormal(mu, sigma).
+
+  Geometric, since values are heavy-tailed; independent of any report.
+  """
   largest = np.exp(mu) * values.Lognormal(0.0, sigma).quantile(0.999)
   return own_bid_nodes(largest, num_nodes, span=span, spacing="geometric")
 
 
-def pivot_price(score_without, score_others, theta):
-  """Returns (best score at own bid 0 - the others' score in this list) / theta f[...] per click, at least 0.
+def node_weights(nodes, mu, sigma):
+  """Returns f64[..., G]: the probability that a lognormal(mu f[...], sigma) value rounds down to each node."""
+  with np.errstate(divide="ignore"):
+    below = stats.norm.cdf((np.log(nodes) - mu[..., None]) / sigma)
+  return np.maximum(np.diff(below, axis=-1, append=1.0), 0.0) + 1e-12
 
-  The VCG payment if the lists did not move with the own bid; they do, so it is an input of the network and no more.
+
+def own_clicks(slate, ads):
+  """Returns f32[B, A, G]: the click probability of ads i32[B, A] in the slates [B, A, G, K] of their own-bid curves."""
+  ads = np.asarray(ads)[..., None, None]
+  return np.where((np.asarray(slate.items) == ads) & (ads >= 0), slate.click_probability, 0).sum(-1)
+
+
+def value_location(batch, ads):
+  """Returns mu f64[B, A] of ads i32[B, A]'s lognormal values; that of candidate 0 where there is no ad."""
+  return np.take_along_axis(np.asarray(batch["value_mu"], np.float64), np.maximum(ads, 0), axis=1)
+
+
+def price_inputs(system, batch, bids, ads, x, num_nodes, sigma, table=None):
+  """Returns PriceInputs [B, A]: the own-bid curves of ads i32[B, A] at `num_nodes` fixed bids, the others at f32[B, C].
+
+  Args: x f32[B, A, G]: click probabilities in the lists shown; table: a CounterfactualTable of the same ads, whose
+    nodes save the sweep if they include the fixed bids.
   """
-  safe = jnp.where(theta > 0, theta, 1.0)
-  return jnp.where(theta > 0, jnp.maximum(score_without - score_others, 0.0) / safe, 0.0)
+  mu = value_location(batch, ads)
+  nodes = value_nodes(mu, sigma, num_nodes)
+  curve = None if table is None else _read(table, nodes)
+  if curve is None:
+    curve = own_clicks(system.sweep(batch, bids, ads, nodes), ads)
+  scale = float(system.params["market"]["bid_scale"])
+  arrays = (nodes / scale, curve, node_weights(nodes, mu, sigma), x)
+  return PriceInputs(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
 
-@functools.partial(jax.jit, static_argnames=("models", "with_z"))
-def payment_inputs(models, params, batch, bids, items, theta, ads, score_without, lists, organic_weight, with_z=False):
-  """Returns PaymentInputs [B, X] for ads i32[B, X] (positions in the candidates) in lists items i32[B, X, K].
+def _read(table, nodes):
+  """Returns x f[B, A, M] of the table at `nodes` f[B, A, M], None where it has not all of them."""
+  index = np.abs(table.nodes[..., None, :] - nodes[..., None]).argmin(-1)
+  found = np.take_along_axis(np.asarray(table.nodes), index, -1)
+  return np.take_along_axis(np.asarray(table.x), index, -1) if np.allclose(found, nodes, rtol=1e-6, atol=0) else None
 
-  Args: bids f32[B, X, C] of each profile; theta f32[B, X, K]; score_without f32[B, X]: the best score(Y) when the ad
-    bids 0; organic_weight: in money.
-  """
+
+def rate_inputs(system, batch, bids, ads, nodes, slate):
+  """Returns RateInputs [B, A, G] of ads i32[B, A] bidding nodes f[B, A, G], slates [B, A, G, K], others f32[B, C]."""
+  shape = nodes.shape
+  flat = lambda leaf: np.asarray(leaf).reshape(shape[0], shape[1] * shape[2], -1)
+  moved, own = np.repeat(ads, shape[2], axis=1), np.asarray(nodes, np.float32).reshape(shape[0], -1)
+  changed = with_own_bid(np.asarray(bids, np.float32), moved, own)
+  lists = generation.in_market(system.lists, system.params["market"], system.organic_scale)
+  items, theta = flat(slate.items), flat(slate.click_probability)
+  found = _rate_inputs(system.models, system.params, batch, jnp.asarray(changed), items, theta, moved, lists)
+  return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), found)
+
+
+@functools.partial(jax.jit, static_argnames=("models",))
+def _rate_inputs(models, params, batch, bids, items, theta, ads, lists):
+  """Returns RateInputs [B, X] of profiles bids f32[B, X, C], ads i32[B, X], lists items i32[B, X, K], theta f32."""
   request = Request.from_batch(batch)
   prepared = generation.prepare(models, params, request)
-  scale = params["market"]["bid_scale"]
   shown, place = items >= 0, jnp.maximum(items, 0)
   is_ad = jax.vmap(lambda row, index: row[index])(request.is_ad, place) & shown
   own = (items == ads[..., None]) & shown
-  listed = jnp.where(is_ad, jnp.take_along_axis(bids, place, axis=-1), 0.0)
-  others = jnp.where(own, 0.0, listed)
-  score_others = slates.list_score(theta, others, is_ad, organic_weight, where=shown)
-  theta_own = jnp.sum(jnp.where(own, theta, 0.0), -1)
-  z = jnp.zeros(theta.shape)
-  if with_z:
-    z = _allocation_probabilities(models, params, prepared, items, bids, lists)
-  return PaymentInputs(
-    theta=theta,
-    bids=others / scale,
-    is_ad=is_ad,
-    competitors=_competitors(prepared, bids / scale, items),
-    slot=jnp.argmax(own, axis=-1),
-    pivot=pivot_price(score_without, score_others, theta_own) / scale,
-    z=z,
-  )
-
-
-def _competitors(prepared, bids, items):
-  """Returns f32[B, X, 10, 2]: bid and click prior of the unshown ads with the largest product of both."""
-  position = jnp.arange(bids.shape[-1])
-  shown = jnp.any(items[..., None] == position, axis=-2)
-  prior = jnp.zeros(prepared.table.valid.shape) if prepared.prior is None else prepared.prior
-  log_prior = jax.nn.log_softmax(jnp.where(prepared.table.valid, prior, -jnp.inf), axis=-1)[:, None]
-  prior = jnp.broadcast_to(jnp.exp(log_prior), bids.shape)
-  worth = jnp.where(prepared.table.is_ad[:, None] & ~shown, bids * prior, 0.0)
-  best, index = jax.lax.top_k(worth, min(NUM_COMPETITORS, bids.shape[-1]))
-  at = lambda x: jnp.where(best > 0, jnp.take_along_axis(x, index, -1), 0.0)
-  pairs = jnp.stack([at(bids), at(prior)], axis=-1)
-  return jnp.pad(pairs, ((0, 0), (0, 0), (0, NUM_COMPETITORS - pairs.shape[2]), (0, 0)))
+  others = jnp.where(is_ad & ~own, jnp.take_along_axis(bids, place, axis=-1), 0.0)
+  z = _allocation_probabilities(models, params, prepared, items, bids, lists)
+  scale = params["market"]["bid_scale"]
+  return RateInputs(bids=others / scale, probability=z * theta, slot=jnp.argmax(own, axis=-1))
 
 
 def _allocation_probabilities(models, params, prepared, items, bids, lists):

@@ -8,6 +8,7 @@ from jax.sharding import AbstractMesh
 import oracles_models as oracle
 from ega_jax.models import ega, payment, ranker, reward
 from ega_jax.parallel import partition
+from ega_jax.stages.payment import example_inputs
 
 MESHES = {"small": (1, 2, 2, 2), "pod": (2, 4, 16, 4)}
 
@@ -25,9 +26,9 @@ def _boxed_trees(name):
   config = reward.RewardConfig(num_pois=2805, num_users=1999, num_creatives=9001, history="hstu")
   yield jax.eval_shape(reward.RewardModel(config).init, key, rows, catalog, items, items)
   yield jax.eval_shape(ranker.Ranker(config).init, key, rows, catalog, items[:, 0], items[:, 0])
-  theta = np.zeros((5, 4), np.float32)
-  network = payment.PaymentNetwork(payment.PaymentConfig())
-  yield jax.eval_shape(network.init, key, theta, theta, theta > 0, np.zeros((5, 10, 2)), items[:, 0, 0])
+  for form in payment.FORMS:
+    inputs = example_inputs(form, num_nodes=9, length=4)
+    yield jax.eval_shape(payment.payment_network(form).init, key, inputs, np.zeros((1, 1)))
 
 
 @pytest.mark.parametrize("name", MESHES)

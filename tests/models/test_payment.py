@@ -1,4 +1,4 @@
-"""The price never depends on the own bid but by the cap; the rate is the paper's; competitors are order-free."""
+"""The price depends on the own bid by the cap and by what is shown alone; the rate is the paper's."""
 
 import jax
 import jax.numpy as jnp
@@ -6,88 +6,93 @@ import numpy as np
 import pytest
 
 import oracles_models as oracle
+from ega_jax.auction import menu
 from ega_jax.models import payment
 
-SHAPE, LENGTH = (3, 2, 5), 4
+NODES, SHAPE, LENGTH = 9, (3, 2), 4
 
 
-def _inputs():
-  rng = np.random.default_rng(0)
-  theta = rng.uniform(0.01, 0.2, (*SHAPE, LENGTH)).astype(np.float32)
-  bids = rng.lognormal(size=(*SHAPE, LENGTH)).astype(np.float32) * 4
-  is_ad = np.ones((*SHAPE, LENGTH), bool)
-  competitors = rng.lognormal(size=(*SHAPE, 10, 2)).astype(np.float32)
-  own = rng.integers(0, LENGTH, SHAPE).astype(np.int32)
-  return theta, bids, is_ad, competitors, own
+def _price_inputs(seed=0):
+  rng = np.random.default_rng(seed)
+  nodes = np.broadcast_to(np.concatenate([[0.0], np.geomspace(0.1, 4, NODES - 1)]), (*SHAPE, NODES))
+  curve = np.clip(np.linspace(0, 0.1, NODES) + 0.02 * rng.normal(size=(*SHAPE, NODES)), 0, 1)
+  weight = rng.dirichlet(np.ones(NODES), SHAPE)
+  shown = np.sort(curve.max(-1, keepdims=True) * rng.uniform(0.2, 1, (*SHAPE, 5)), -1)
+  return payment.PriceInputs(*(jnp.asarray(x, jnp.float32) for x in (nodes, curve, weight, shown)))
 
 
-def _network(form, *args):
-  module = payment.PaymentNetwork(payment.PaymentConfig(payment=form, money_scale=2.0))
-  boxed = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
-  params = oracle.random_params(np.random.default_rng(1), boxed, scale=0.15)
-  return params, lambda params, *args: module.apply({"params": params}, *args)
+def _rate_inputs(seed=0):
+  rng = np.random.default_rng(seed)
+  bids, probability = rng.lognormal(size=(*SHAPE, 5, LENGTH)) * 4, rng.uniform(0, 0.05, (*SHAPE, 5, LENGTH))
+  slot = rng.integers(0, LENGTH, (*SHAPE, 5))
+  return payment.RateInputs(*(jnp.asarray(x) for x in (bids, probability, slot)))
 
 
-def _with_own_bid(bids, own, value):
-  changed = bids.copy()
-  np.put_along_axis(changed, own[..., None], value, axis=-1)
-  return changed
+def _network(form, inputs, scale=0.3):
+  module = payment.payment_network(form)
+  boxed = jax.eval_shape(module.init, jax.random.key(0), inputs, jnp.ones((*SHAPE, 5)))["params"]
+  params = oracle.random_params(np.random.default_rng(1), boxed, scale=scale)
+  return params, lambda params, own, inputs=inputs, **how: module.apply({"params": params}, inputs, own, **how)
 
 
-def test_price_is_constant_in_the_own_bid_up_to_the_cap():
-  theta, bids, is_ad, competitors, own = _inputs()
-  params, apply = _network("price", theta, bids, is_ad, competitors, own)
-  high = apply(params, theta, _with_own_bid(bids, own, 1e6), is_ad, competitors, own)
-  higher = apply(params, theta, _with_own_bid(bids, own, 1e7), is_ad, competitors, own)
+def test_the_own_bid_only_caps_the_price():
+  inputs = _price_inputs()
+  params, apply = _network("price", inputs)
+  high, higher = (apply(params, jnp.full((*SHAPE, 5), bid)) for bid in (1e6, 1e7))
   np.testing.assert_array_equal(high, higher)
-  low = apply(params, theta, _with_own_bid(bids, own, 0.1), is_ad, competitors, own)
-  np.testing.assert_allclose(low, np.minimum(high, 0.1), rtol=1e-5)
-  assert high.shape == SHAPE and (high > 0).all() and np.std(high) > 1e-3
-  other = apply(params, theta, bids, is_ad, competitors * 3, own)
-  assert np.abs(other - apply(params, theta, bids, is_ad, competitors, own)).max() > 1e-3
+  assert high.shape == (*SHAPE, 5) and (high >= 0).all() and np.std(high) > 1e-3
+  np.testing.assert_allclose(apply(params, jnp.full((*SHAPE, 5), 0.1)), np.minimum(high, 0.1), rtol=1e-5)
 
 
-def test_gradient_passes_the_cap():
-  args = _inputs()
-  capped = (args[0], _with_own_bid(args[1], args[4], 1e-3), *args[2:])
-  params, apply = _network("price", *capped)
-  gradient = jax.grad(lambda p: apply(p, *capped).sum())(params)
+def test_more_clicks_cost_more_each():
+  # A menu is convex: neither the expected payment nor the price per click falls with the clicks shown.
+  for seed in range(5):
+    inputs = _price_inputs(seed)
+    params, apply = _network("price", inputs, scale=1.0)
+    price = np.asarray(apply(params, jnp.full((*SHAPE, 5), 1e6)))
+    assert (np.diff(price, axis=-1) >= -1e-5).all()
+
+
+def test_untrained_it_is_the_isotonic_menu_with_steps_half_way():
+  inputs = _price_inputs()
+  module = payment.payment_network("price")
+  params = module.init(jax.random.key(0), inputs, jnp.ones((*SHAPE, 5)))["params"]
+  price = module.apply({"params": params}, inputs, jnp.full((*SHAPE, 5), 1e6))
+  level = menu.isotonic_regression(inputs.curve, inputs.weight + 1e-6)
+  bid = inputs.nodes - 0.5 * jnp.diff(inputs.nodes, axis=-1, prepend=0)
+  np.testing.assert_allclose(price, menu.menu_payment(level, bid, inputs.x) / inputs.x, rtol=1e-4)
+  nothing = payment.PriceInputs(inputs.nodes, inputs.curve * 0, inputs.weight, inputs.x * 0)
+  assert (np.asarray(module.apply({"params": params}, nothing, jnp.ones((*SHAPE, 5)))) == 0).all()
+
+
+def test_the_price_reads_the_curve():
+  inputs = _price_inputs()
+  params, apply = _network("price", inputs)
+  own = jnp.full((*SHAPE, 5), 1e6)
+  later = payment.PriceInputs(inputs.nodes * 2, inputs.curve, inputs.weight, inputs.x)
+  np.testing.assert_allclose(apply(params, own, later), 2 * apply(params, own), rtol=1e-5)  # prices are in bids
+  half = payment.PriceInputs(inputs.nodes, inputs.curve / 2, inputs.weight, inputs.x / 2)
+  np.testing.assert_allclose(apply(params, own, half), apply(params, own), rtol=1e-4)  # and per click
+
+
+def test_gradient_passes_the_cap_at_the_truth_only():
+  inputs = _price_inputs()
+  params, apply = _network("price", inputs)
+  own = jnp.full((*SHAPE, 5), 1e-3)
+  gradient = jax.grad(lambda p: apply(p, own).sum())(params)
   assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+  gradient = jax.grad(lambda p: apply(p, own, straight_through=False).sum())(params)
+  assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_rate_is_a_share_of_the_own_bid():
-  theta, bids, is_ad, competitors, own = _inputs()
-  z = np.random.default_rng(2).random(theta.shape).astype(np.float32)
-  params, apply = _network("rate", theta, bids, is_ad, competitors, own, z)
-  one = apply(params, theta, _with_own_bid(bids, own, 1.0), is_ad, competitors, own, z)
-  five = apply(params, theta, _with_own_bid(bids, own, 5.0), is_ad, competitors, own, z)
+  inputs = _rate_inputs()
+  params, apply = _network("rate", inputs, scale=0.15)
+  one, five = (apply(params, jnp.full((*SHAPE, 5), bid)) for bid in (1.0, 5.0))
   np.testing.assert_allclose(five, 5 * one, rtol=1e-5)
-  assert ((one > 0) & (one < 1)).all()
+  assert ((one > 0) & (one < 1)).all() and np.std(one) > 1e-3
 
 
-def test_form_and_z_must_agree():
-  args = _inputs()
-  with pytest.raises(ValueError, match="z is given for payment 'price'"):
-    _network("price", *args, args[0])
-  with pytest.raises(ValueError, match="z is missing for payment 'rate'"):
-    _network("rate", *args)
+def test_an_unknown_form_is_named():
   with pytest.raises(ValueError, match="payment is 'free'"):
-    payment.PaymentConfig(payment="free")
-  with pytest.raises(ValueError, match="money_scale is 0"):
-    payment.PaymentConfig(money_scale=0)
-
-
-def test_top_competitors_equal_a_sort_and_do_not_see_the_order():
-  rng = np.random.default_rng(3)
-  bids, rate = rng.lognormal(size=(6, 14)), rng.random((6, 14))
-  eligible = rng.random((6, 14)) < 0.5
-  got = np.asarray(payment.top_competitors(jnp.asarray(bids), jnp.asarray(rate), jnp.asarray(eligible)))
-  for b in range(6):
-    ranked = sorted(((bids[b, i], rate[b, i]) for i in np.flatnonzero(eligible[b])), key=lambda x: -x[0] * x[1])
-    want = np.zeros((10, 2))
-    want[: len(ranked)] = ranked[:10]
-    np.testing.assert_allclose(got[b], want, rtol=1e-6)
-  order = rng.permutation(14)
-  again = payment.top_competitors(bids[:, order], rate[:, order], eligible[:, order])
-  np.testing.assert_allclose(again, got, rtol=1e-6)
-  assert payment.top_competitors(bids[:, :3], rate[:, :3], eligible[:, :3]).shape == (6, 10, 2)
+    payment.payment_network("free")

@@ -11,6 +11,7 @@ import pytest
 import tiny_run
 from ega_jax.parallel.partition import path_name
 from ega_jax.stages import payment
+from ega_jax.systems import pricing
 from ega_jax.systems.pricing import value_nodes
 from experiments.custom_loss import config as custom_loss
 
@@ -76,14 +77,13 @@ def test_payment_tables_are_curves_over_absolute_bids():
   with np.load(workdir / "counterfactual_policy.npz") as stored:
     tables = dict(stored)
   nodes, x = tables["nodes"], tables["x"]
-  assert nodes.shape[1] == 9 and (nodes[:, 0] == 0).all() and (np.diff(nodes, axis=1) > 0).all()
+  fixed, drawn = nodes[:, :9], nodes[:, 9:]
+  assert drawn.shape[1] == 4 and (fixed[:, 0] == 0).all() and (np.diff(fixed, axis=1) > 0).all()
+  ratio = fixed[:, 1:] / fixed[:, 1:2]
+  np.testing.assert_allclose(ratio, ratio[:1].repeat(len(ratio), 0), rtol=1e-5)  # one grid, in units of the ad's value
+  assert (drawn > 0).all() and len(np.unique(drawn)) == drawn.size
   assert ((0 <= x) & (x < 1)).all() and (x.max(1) > 0).all()
   np.testing.assert_allclose(tables["weight"].sum(1), 1, atol=1e-4)
-  assert (tables["pivot"] >= 0).all() and ((0 <= tables["z"]) & (tables["z"] <= 1 + 1e-6)).all()
-  slot = np.take_along_axis(tables["theta"], tables["slot"][..., None], -1)[..., 0]
-  np.testing.assert_allclose(slot[x > 0], x[x > 0], rtol=1e-5)
-  own = np.take_along_axis(tables["bids"], tables["slot"][..., None], -1)[..., 0]
-  assert (own[x > 0] == 0).all()  # the own bid is not among the inputs
   # Eq. 35: the multiplier grows by the regret; it starts at lambda_0 and regret is never negative.
   assert float(finals["payment"]["payment"]["multiplier"]) >= tiny_run.config().payment.multiplier
 
@@ -105,7 +105,7 @@ def test_sampled_regret_is_the_loop():
 def test_node_weights_are_the_values_distribution():
   mu = np.array([[0.3, -1.0]])
   nodes = value_nodes(mu, 0.6, 16)
-  weights = payment._node_weights(nodes, mu, 0.6)
+  weights = pricing.node_weights(nodes, mu, 0.6)
   drawn = np.exp(mu[..., None] + 0.6 * np.random.default_rng(0).normal(size=(1, 2, 20000)))
   for ad in range(2):
     index = np.searchsorted(nodes[0, ad], drawn[0, ad], side="right") - 1

@@ -7,9 +7,9 @@ import pytest
 import tiny_run
 from ega_jax.evaluation import payments
 from ega_jax.stages import recipe
-from ega_jax.systems import distinct, generation
+from ega_jax.systems import distinct, generation, pricing
 from ega_jax.systems.ega import Options
-from ega_jax.systems.payment import LearnedPayment, PivotPayment
+from ega_jax.systems.payment import PivotPayment
 from ega_jax.systems.probabilities import shown_probabilities
 
 LENGTH = 4
@@ -102,10 +102,8 @@ def test_vcg_over_bid_free_lists_is_truthful_and_individually_rational():
 
 def test_the_learned_price_is_the_same_on_slates_and_on_curves():
   finals = tiny_run.trained()[1]
-  from ega_jax.models.payment import PaymentConfig, PaymentNetwork
-
   system, (batch, bids) = _system(), _batch()
-  rule = LearnedPayment("payment", system, PaymentNetwork(PaymentConfig("price")), finals["payment"])
+  rule = recipe.learned_payment(tiny_run.config(), system, "price", finals["payment"])
   slate = system.allocate(batch, bids)
   price = rule.price(batch, bids, slate)[:, 0]
   own = np.take_along_axis(batch["bid"], slate.items[:, 0], 1)
@@ -115,6 +113,17 @@ def test_the_learned_price_is_the_same_on_slates_and_on_curves():
   table = payments.sweep(system, batch, batch["bid"], ads, nodes)
   curve = rule.own_bid_price(batch, batch["bid"], table)[..., 1]
   np.testing.assert_allclose(np.where(ads >= 0, curve, 0), price, rtol=1e-4, atol=1e-6)
+
+
+def test_the_papers_inputs_hold_z_theta_and_not_the_own_bid():
+  system, (batch, bids) = _system(), _batch()
+  ads, table = _sweep_of(system, batch, system.allocate(batch, bids))
+  found = pricing.rate_inputs(system, batch, batch["bid"], ads, table.nodes, table.payload)
+  at_own = lambda leaf: np.take_along_axis(np.asarray(leaf), np.asarray(found.slot)[..., None], -1)[..., 0]
+  shown = table.x > 0
+  assert shown.any() and (at_own(found.bids)[shown] == 0).all() and (np.asarray(found.bids) >= 0).all()
+  own = at_own(found.probability)[shown]
+  assert ((own > 0) & (own <= table.x[shown] * (1 + 1e-5))).all() and (own < 0.999 * table.x[shown]).any()
 
 
 def test_allocation_probabilities_of_all_first_items_sum_to_one():

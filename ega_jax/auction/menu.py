@@ -1,0 +1,38 @@
+"""Payments as a menu: click probabilities to choose from, each at its price, for an allocation that is not monotone.
+
+A rising curve y(z) stands for the menu P(x) = integral from 0 to x of y^-1: a convex price of click probability, from
+which a value z would choose y(z) (Rochet 1987). An allocation x(z) that equals y pays Myerson's payment. Where x falls
+it cannot follow any y, and its regret is at most what z would gain by choosing for itself from the menu. The price of
+what is shown depends on the own bid through nothing but x, so that no report is charged for itself.
+
+Pure functions of arrays, jitted or not, batched over leading axes.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def isotonic_regression(x, weight):
+  """Returns the non-decreasing y f[..., M] nearest x f[..., M] in squares weighted by weight f[..., M] > 0.
+
+  By the max-min formula (Barlow et al. 1972): y_k = max over i <= k of min over j >= k of the mean of x_i .. x_j.
+  """
+  total = lambda a: jnp.concatenate([jnp.zeros_like(a[..., :1]), jnp.cumsum(a, axis=-1)], axis=-1)
+  mass, sums = total(weight), total(weight * x)
+  between = lambda a: a[..., None, 1:] - a[..., :-1, None]  # [..., i, j]: of i..j
+  ordered = jnp.arange(x.shape[-1])[:, None] <= jnp.arange(x.shape[-1])
+  mean = between(sums) / jnp.where(ordered, jnp.maximum(between(mass), 1e-30), 1.0)
+  least = jax.lax.cummin(jnp.where(ordered, mean, jnp.inf), axis=mean.ndim - 1, reverse=True)
+  return jnp.where(ordered, least, -jnp.inf).max(-2)
+
+
+def menu_payment(level, bid, x):
+  """Returns the expected payment P(x) f[..., G] of click probabilities x f[..., G].
+
+  Args: level f[..., M], non-decreasing: the menu's click probabilities; bid f[..., M], non-decreasing: the own bid from
+    which each is worth its price. What lies above the last level costs the last bid a click, and P(0) = 0.
+  """
+  below = jnp.concatenate([jnp.zeros_like(level[..., :1]), level[..., :-1]], axis=-1)
+  reached = jnp.minimum(x[..., None], level[..., None, :]) - jnp.minimum(x[..., None], below[..., None, :])
+  paid = jnp.sum(bid[..., None, :] * reached, axis=-1)
+  return paid + jnp.maximum(x - level[..., -1:], 0.0) * bid[..., -1:]

@@ -1,0 +1,114 @@
+"""Own-bid profiles of a batch: one ad's bid moves, the others' stand. Proposals see bids in cells (`proposal_bids`), so
+that a curve needs the lists of its cells only, and every bid in a cell chooses among the same.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.decoding.beam import own_bid_sweep
+from ega_jax.decoding.lists import proposal_bids
+from ega_jax.systems import generation
+from ega_jax.systems.choice import score_bids, token_bids
+from ega_jax.types import Lists, Request
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnBidLists:
+  """Every list that the own bids of some ads can bring forth, and what is believed of it."""
+
+  request: Request
+  bids: jax.Array  # f32[B, C]  of the other ads
+  ads: np.ndarray  # i32[B, A], -1 for none
+  columns: np.ndarray  # i[B, A']  those that hold an ad, `back` i[B, A] where each went
+  back: np.ndarray
+  cells: np.ndarray  # f32[B, A', D]  what proposals see of the own bids, ascending
+  found: Lists  # of the A' * D profiles
+  creatives: jax.Array  # i32[B, U, K]
+  theta: jax.Array  # f32[B, U, K]
+
+  def moved(self, nodes):
+    """Returns (ads i32[B, A'], nodes f32[B, A', G]) of the columns that hold an ad, from nodes f[B, A, G]."""
+    ads = np.take_along_axis(self.ads, self.columns, 1)
+    return jnp.asarray(ads), jnp.asarray(np.take_along_axis(nodes, self.columns[..., None], 1), jnp.float32)
+
+  def place(self, cells):
+    """Returns i[B, A', G]: which of the own cells each of `cells` f32[B, A', G] is; None unless all are among them."""
+    index = (self.cells[..., None, :] < cells[..., None]).sum(-1)
+    found = np.take_along_axis(self.cells, np.minimum(index, self.cells.shape[-1] - 1), -1)
+    return index if (found == cells).all() else None
+
+  def of(self, bids, ads):
+    """Returns whether these are the lists of ads i[B, A], the others at bids f[B, C]."""
+    same = lambda ours, theirs: np.array_equal(ours, np.asarray(theirs, np.asarray(ours).dtype))
+    return same(self.ads, ads) and same(self.bids, bids)
+
+
+def present_columns(ads):
+  """Returns (columns i[B, A'], back i[B, A]): the columns of ads i[B, A] that hold one, and where each went.
+
+  A' is a multiple of 4, so that few sizes are compiled. Absent ads (-1) point at another's column.
+  """
+  width = int((ads >= 0).sum(1).max(initial=1))
+  width = min(-(-width // 4) * 4, ads.shape[1])
+  order = np.argsort(ads < 0, axis=1, kind="stable")
+  return order[:, :width], np.minimum(np.argsort(order, axis=1, kind="stable"), width - 1)
+
+
+def distinct_columns(values):
+  """Returns (distinct f[B, A, D], back i[B, A, G]): the distinct entries of each row of values f[B, A, G], ascending,
+  and which of them each entry is. Host-side.
+
+  D is a multiple of 12, so that few sizes are compiled, or G; rows with fewer repeat their largest.
+  """
+  values = np.asarray(values)
+  order = np.argsort(values, axis=-1, kind="stable")
+  ordered = np.take_along_axis(values, order, -1)
+  rank = np.cumsum(np.diff(ordered, axis=-1, prepend=ordered[..., :1]) > 0, axis=-1)
+  width = min(-(-int(rank.max(initial=0) + 1) // 12) * 12, values.shape[-1])
+  distinct = np.repeat(ordered[..., -1:], width, axis=-1)
+  np.put_along_axis(distinct, rank, ordered, -1)
+  back = np.empty_like(rank)
+  np.put_along_axis(back, order, rank, -1)
+  return distinct, back
+
+
+@jax.jit
+def repeat_profiles(lists, back):
+  """Returns Lists of B x (A * G) profiles: of the A * D of `lists` those that back i32[B, A, G] names."""
+  batch, ads, nodes = back.shape
+
+  def at(leaf):
+    rows = leaf.reshape(batch, ads, -1, leaf.shape[-1])
+    return jnp.take_along_axis(rows, back[..., None], axis=2).reshape(batch, ads * nodes, leaf.shape[-1])
+
+  return dataclasses.replace(lists, index=at(lists.index), log_z=at(lists.log_z))
+
+
+@jax.jit
+def own_bid_profiles(bids, ads, nodes):
+  """Returns f32[B, A * G, C]: bids f32[B, C] with ad ads i32[B, A] at node nodes f32[B, A, G]."""
+  batch, num_ads, num_nodes = nodes.shape
+  profiles = jnp.broadcast_to(bids[:, None, None], (batch, num_ads, num_nodes, bids.shape[-1]))
+  own = (jnp.arange(bids.shape[-1]) == ads[..., None])[:, :, None]
+  return jnp.where(own, nodes[..., None], profiles).reshape(batch, num_ads * num_nodes, -1)
+
+
+@functools.partial(jax.jit, static_argnames=("models", "options"))
+def propose_own_bids(models, options, params, prepared, bids, ads, moved, lists, organic_scale):
+  """Returns Lists of the profiles (ad, what its tokens are worth f32[B, A, D]), bids f32[B, C] elsewhere."""
+  config = generation.in_market(lists, params["market"], organic_scale)
+  length = config.list_length * prepared.table.codes.shape[-1]
+  decoder = generation.decoder(models, params, prepared.memory, length)
+  base = token_bids(options, score_bids(options, prepared.request, bids[:, None])[:, 0])
+  return own_bid_sweep(decoder, prepared.table, base, ads, moved, prepared.prior, config)
+
+
+@functools.partial(jax.jit, static_argnames=("options",))
+def own_bid_cells(options, request, market, nodes, ads, lists):
+  """Returns f32[B, A, G]: what the token weights see of own bids nodes f32[B, A, G]."""
+  worth = token_bids(options, score_bids(options, request, nodes, ads))
+  return proposal_bids(worth, generation.in_market(lists, market))

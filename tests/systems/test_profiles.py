@@ -1,0 +1,80 @@
+"""Cells of bids: what proposals see, that it saves work and changes no answer, and that curves rise inside a cell."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_ega_system import _batch, _system
+
+import tiny_run
+from ega_jax.decoding.lists import ListConfig, proposal_bids
+from ega_jax.stages import recipe
+from ega_jax.systems import profiles
+
+
+def test_proposals_see_bids_to_the_nearest_power():
+  config = ListConfig(bid_cell=2.0, bid_scale=3.0)
+  bids = np.sort(np.random.default_rng(0).lognormal(1.0, 1.5, 500))
+  seen = np.asarray(proposal_bids(jnp.asarray(bids), config))
+  assert (np.diff(seen) >= 0).all() and len(np.unique(seen)) < 15
+  power = np.log2(seen[seen > 0] / 3.0)
+  np.testing.assert_allclose(power, np.round(power), atol=1e-5)
+  assert np.abs(np.log2(bids[seen > 0] / seen[seen > 0])).max() <= 0.5 + 1e-5
+  assert power.min() == pytest.approx(-2, abs=1e-5) and (bids[seen == 0] < 3.0 * 2**-2.5 * 1.0001).all()
+  np.testing.assert_allclose(proposal_bids(jnp.asarray(seen), config), seen, rtol=1e-6)
+  np.testing.assert_array_equal(proposal_bids(jnp.array([0.0, -1.0]), config), 0)
+
+
+def test_a_cell_of_one_is_the_papers_and_less_is_an_error():
+  bids = jnp.array([0.3, 5.0])
+  assert proposal_bids(bids, ListConfig()) is bids and proposal_bids(None, ListConfig(bid_cell=2.0)) is None
+  with pytest.raises(ValueError, match=r"bid_cell is 0\.5"):
+    ListConfig(bid_cell=0.5)
+
+
+def test_distinct_columns_lose_nothing():
+  rng = np.random.default_rng(1)
+  for kinds, width in ((3, 12), (14, 24), (90, 30)):
+    values = rng.integers(0, kinds, (5, 2, 30)).astype(np.float32)
+    distinct, back = profiles.distinct_columns(values)
+    np.testing.assert_array_equal(np.take_along_axis(distinct, back, -1), values)
+    assert distinct.shape[-1] <= width and (np.diff(distinct, axis=-1) >= 0).all()
+
+
+@pytest.fixture(scope="module")
+def inside():
+  """Returns (system, batch, ads i[B, A], nodes f[B, A, 12]): own bids across three cells, four in each."""
+  system, (batch, bids) = _system(), _batch()
+  items = system.allocate(batch, bids).items[:, 0]
+  ads = np.where(np.take_along_axis(batch["is_ad"], items, 1), items, -1)
+  scale = float(system.params["market"]["bid_scale"])
+  power = np.concatenate([k + np.linspace(-0.49, 0.49, 4) for k in range(3)])
+  return system, batch, ads, np.broadcast_to(scale * 2.0**power, (*ads.shape, 12))
+
+
+def _own(system, batch, ads, nodes):
+  from ega_jax.systems.pricing import own_clicks
+
+  slate = system.sweep(batch, batch["bid"], ads, nodes)
+  return slate, own_clicks(slate, ads)
+
+
+def test_inside_a_cell_more_bids_more_clicks(inside):
+  system, batch, ads, nodes = inside
+  assert system.lists.bid_cell == 2.0
+  _, x = _own(system, batch, ads, nodes)
+  rise = np.diff(x.reshape(*ads.shape, 3, 4), axis=-1)
+  assert (rise >= -1e-7).all() and (x > 0).any()
+
+
+def test_what_moves_between_cells_is_the_choice(inside):
+  """With bids left as they are, the same lists come out where bids are powers of the cell already."""
+  system, batch, ads, nodes = inside
+  scale = float(system.params["market"]["bid_scale"])
+  power = np.round(np.log2(np.maximum(batch["bid"], 1e-6) / scale))
+  powers = np.where(power < -2, 0, scale * 2.0**power).astype(np.float32)
+  paper = recipe.ega_system(tiny_run.config(), tiny_run.models(), system.params)
+  paper.lists = dataclasses.replace(paper.lists, bid_cell=1.0)
+  one, other = (s.allocate(batch | {"bid": powers}, powers[:, None]) for s in (system, paper))
+  np.testing.assert_array_equal(one.items, other.items)
