@@ -44,11 +44,13 @@ def evaluate_seed(config, finals, output, *, only=(), say=print):
   target = logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
   believe = reward_quality.evaluator(config, finals["policy"])
   os.makedirs(output, exist_ok=True)
-  figures = {"target_ad_share": target, "systems": {}}
+  figures, seen = {"target_ad_share": target, "systems": {}}, {}
   for entry in systems(config, finals, world, only):
     start = time.time()
     entry = balanced(entry, balancing, target, chunk)
-    found = assess_entry(entry, config, world, believe, validation, test, priced, output)
+    if entry.system not in seen:  # rows may share a system, and differ by payments
+      seen[entry.system] = evaluate_system(entry.system, payments.Free(), test, world, believe, chunk_size=chunk)
+    found = assess_entry(entry, config, world, believe, validation, priced, seen[entry.system], output)
     found["seconds"] = time.time() - start
     figures["systems"][entry.name] = found
     say(f"{entry.name}: {found['seconds']:.0f} s")
@@ -73,13 +75,13 @@ def balanced(entry, columns, target, chunk):
   return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(knob,))
 
 
-def assess_entry(entry, config, world, believe, validation, test, priced, output):
+def assess_entry(entry, config, world, believe, validation, priced, totals, output):
   """Returns the figures of one system; its totals go to OUTPUT/{name}.npz.
 
+  totals: of `evaluate_system` on the test requests.
   believe: (batch, slate) -> predictions of the one reward model by which every system is judged as `model`.
   """
   options, chunk = config.evaluation, config.evaluation.chunk
-  totals = evaluate_system(entry.system, payments.Free(), test, world, believe, chunk_size=chunk)
   paid = evaluate_system(entry.system, entry.rule, priced, world, believe, chunk_size=chunk)
   arrays = {f"test/{key}": value for key, value in totals.items()} | {f"priced/{key}": v for key, v in paid.items()}
   figures = {"note": entry.note, "knob": entry.knob[0] if entry.knob else float(entry.system.organic_scale)}

@@ -1,6 +1,7 @@
 """The systems of the comparison, each with its payment rule, from the final parameters of a run's stages."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -60,8 +61,10 @@ def builders(config, finals, world):
   def ega(name, stage="policy", **options):
     return recipe.ega_system(config, models, finals[stage], Options(value_sigma=config.value_sigma, **options), name)
 
+  plain = functools.cache(lambda: ega("EGA"))  # one object for the rows that differ by their payments alone
+
   def learned(name, stage, form, note):
-    system = ega("EGA")
+    system = plain()
     return Entry(name, system, recipe.learned_payment(config, system, form, finals[stage], stage), note, ())
 
   def free(name):
@@ -93,7 +96,7 @@ def builders(config, finals, world):
     "GR": lambda: with_gsp("GR", ListGeneration("GR", free("GR")), "bid-free lists, ads ranked by b * pCTR"),
     "GR+R": lambda: with_gsp("GR+R", free("GR+R"), f"best of {num_lists} bid-free lists by the reward model"),
     "EGA": lambda: learned("EGA", "payment", "price", "learned price"),
-    "EGA-gsp": lambda: with_gsp("EGA-gsp", ega("EGA-gsp"), "EGA's lists, GSP", ()),
+    "EGA-gsp": lambda: with_gsp("EGA-gsp", plain(), "EGA's lists, GSP", ()),
     "EGA-rate": lambda: learned("EGA-rate", "payment_rate", "rate", "EGA's lists, the paper's rate form"),
     "EGA-vcg_range": ranged,
     "EGA-virtual": virtual,
