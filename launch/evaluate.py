@@ -2,7 +2,8 @@
 
 python -m launch.evaluate --workdir=DIR[,DIR..] --output=FILE.json [--systems=EGA,MCA] [--report_only]
 One workdir per seed. Writes DIR/evaluation/ for each, FILE.json with all figures, and report.md with its plots beside
-it. Exit codes: 0; 1 if the run failed; 2 for bad input.
+it. The same command goes on with what a killed one had not evaluated yet, if commit and config are the same; systems
+that are named are evaluated anew. Exit codes: 0; 1 if the run failed; 2 for bad input.
 """
 
 from pathlib import Path
@@ -32,7 +33,7 @@ def main(overrides):
   for workdir, folder in zip(values.workdir, folders, strict=True):
     if not values.report_only:
       config, finals = load_run(workdir)
-      evaluate_seed(config, finals, folder, only=values.systems)
+      evaluate_seed(config, finals, folder, only=values.systems, commit=binary.provenance()["commit"])
   results = over_seeds.results(folders, title="EGA and its baselines", **binary.provenance())
   binary.write_report(values.output, report.plain(results))
   path = report.write(results, str(Path(values.output).parent))

@@ -17,8 +17,10 @@ from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.systems import evaluate_system
 from ega_jax.stages.batches import REQUEST
 from ega_jax.systems.balance import equal_load, logged_ad_share, mean_ad_share
+from ega_jax.training.checkpoint import write_json
 
 COLUMNS = (*REQUEST, "row")
+FIGURES = "figures.json"
 
 
 def sample(directory, split, count, chunk):
@@ -28,12 +30,16 @@ def sample(directory, split, count, chunk):
   return read_split(directory, split, COLUMNS, np.linspace(0, total - 1, count).astype(int))
 
 
-def evaluate_seed(config, finals, output, *, only=(), say=print):
+def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=print):
   """Writes OUTPUT/{name}.npz and figures.json for every system of the line-up, and returns the figures.
 
+  Rows found in OUTPUT that were made by the same commit from the same config are kept: an evaluation that was killed
+  goes on with the row it was at.
+
   Args:
-    config: the experiment's config. finals: {stage: params}. only: names of systems; all if empty.
-    say: progress, one line per system.
+    config: the experiment's config. finals: {stage: params}. say: progress, one line per system.
+    only: names of systems, which are evaluated anew; empty: all that are not there yet.
+    commit: of the code; "unknown": nothing is kept.
   """
   options, chunk = config.evaluation, config.evaluation.chunk
   world = World.load(os.path.join(config.data, "truth", "world.npz"))
@@ -44,23 +50,39 @@ def evaluate_seed(config, finals, output, *, only=(), say=print):
   target = logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
   believe = reward_quality.evaluator(config, finals["policy"])
   os.makedirs(output, exist_ok=True)
-  figures, seen = {"target_ad_share": target, "systems": {}}, {}
+  made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort())}
+  figures, seen = kept_figures(output, made_by) or {**made_by, "target_ad_share": target, "systems": {}}, {}
   for entry in systems(config, finals, world, only):
+    if entry.name in figures["systems"] and entry.name not in only:
+      continue
     start = time.time()
     entry = balanced(entry, balancing, target, chunk)
     if entry.system not in seen:  # rows may share a system, and differ by payments
       seen[entry.system] = evaluate_system(entry.system, payments.Free(), test, world, believe, chunk_size=chunk)
     found = assess_entry(entry, config, world, believe, validation, priced, seen[entry.system], output)
     found["seconds"] = time.time() - start
-    figures["systems"][entry.name] = found
+    rows = figures["systems"] | {entry.name: found}
+    figures["systems"] = {name: rows[name] for name in sorted(rows, key=(*config.systems, *rows).index)}
     say(f"{entry.name}: {found['seconds']:.0f} s")
-    with open(os.path.join(output, "figures.json"), "w", encoding="utf-8") as file:
-      json.dump(figures, file, indent=1)
-  figures["reward"] = reward_quality.quality(config, finals["policy"])
-  figures["next_poi"] = next_poi_model.compare(config, finals["pretrain"])
-  with open(os.path.join(output, "figures.json"), "w", encoding="utf-8") as file:
-    json.dump(figures, file, indent=1)
+    write_json(os.path.join(output, FIGURES), figures, sort_keys=False)  # rows keep their order
+  for name, make in (
+    ("reward", lambda: reward_quality.quality(config, finals["policy"])),
+    ("next_poi", lambda: next_poi_model.compare(config, finals["pretrain"])),
+  ):
+    if name not in figures:
+      figures[name] = make()
+      write_json(os.path.join(output, FIGURES), figures, sort_keys=False)
   return figures
+
+
+def kept_figures(output, made_by):
+  """Returns the figures of an earlier evaluation in OUTPUT, None unless its commit and config are these."""
+  path = os.path.join(output, FIGURES)
+  if made_by["commit"] == "unknown" or not os.path.isfile(path):
+    return None
+  with open(path, encoding="utf-8") as file:
+    figures = json.load(file)
+  return figures if all(figures.get(key) == value for key, value in made_by.items()) else None
 
 
 def balanced(entry, columns, target, chunk):

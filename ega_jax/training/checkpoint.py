@@ -17,14 +17,14 @@ from ega_jax.parallel.partition import tree_shardings
 from ega_jax.training.structure import describe, nested, rebuild, restructure
 
 
-def write_json(path, value):
+def write_json(path, value, sort_keys=True):
   """Writes `value` atomically, by the first process only."""
   if jax.process_index():
     return
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(path.name + ".writing")
-  beside.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+  beside.write_text(json.dumps(value, indent=1, sort_keys=sort_keys) + "\n")
   os.replace(beside, path)
 
 

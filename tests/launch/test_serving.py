@@ -10,7 +10,7 @@ import pytest
 import tiny_run
 from ega_jax.data.pipeline import read_catalog
 from ega_jax.data.requests import read_requests
-from ega_jax.evaluation import over_seeds, report
+from ega_jax.evaluation import comparison, over_seeds, report
 from ega_jax.evaluation.comparison import evaluate_seed
 from launch import finished, generate
 
@@ -70,8 +70,16 @@ def test_bad_requests_end_with_two_and_write_nothing(tmp_path):
 def test_evaluation_writes_figures_and_a_report(tmp_path):
   workdir, _ = tiny_run.trained()
   config, finals = finished.load_run(workdir)
-  figures = evaluate_seed(config, finals, str(tmp_path / "seed"), only=("popularity", "MCA", "EGA"))
+  said, evaluate = [], lambda **how: evaluate_seed(config, finals, str(tmp_path / "seed"), commit="1", **how)
+  figures = evaluate(only=("popularity", "MCA", "EGA"))
   assert list(figures["systems"]) == ["popularity", "MCA", "EGA"]
+  assert evaluate(say=said.append) == json.loads(json.dumps(figures)) and not said  # nothing left to do
+  evaluate(only=("popularity",), say=said.append)
+  assert len(said) == 1 and said[0].startswith("popularity")
+  made_by = {key: figures[key] for key in ("commit", "config")}
+  assert comparison.kept_figures(tmp_path / "seed", made_by)["systems"].keys() == figures["systems"].keys()
+  for other in ({"commit": "2"}, {"commit": "unknown"}, {"config": {}}):
+    assert comparison.kept_figures(tmp_path / "seed", made_by | other) is None
   stored = json.loads((tmp_path / "seed" / "figures.json").read_text())
   assert stored["systems"].keys() == figures["systems"].keys() and 0 < stored["target_ad_share"] < 1
   results = over_seeds.results([str(tmp_path / "seed")], title="tiny")

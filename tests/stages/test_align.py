@@ -7,7 +7,7 @@ import pytest
 
 import tiny_run
 from ega_jax.decoding import constraints
-from ega_jax.decoding.lists import ListConfig
+from ega_jax.decoding.lists import ListConfig, proposal_bids
 from ega_jax.models.ega import LIST
 from ega_jax.stages import align, recipe
 from ega_jax.systems import generation
@@ -31,7 +31,9 @@ def test_the_first_item_follows_belief_times_bid(setting):
   prepared, lists = setting["prepared"], setting["lists"]
   table, bids = prepared.table, setting["request"].bid
   belief = np.max(np.asarray(jax.nn.log_sigmoid(prepared.alone["poi"])), axis=-1)
-  power = np.where(table.is_ad, (np.asarray(bids) / float(lists.bid_scale)) ** lists.alpha, 0.0)
+  seen = np.asarray(proposal_bids(bids, lists))
+  assert (seen != np.asarray(bids))[np.asarray(table.is_ad)].any()
+  power = np.where(table.is_ad, (seen / float(lists.bid_scale)) ** lists.alpha, 0.0)
   weight = power + np.where(table.is_ad, lists.beta, float(lists.organic_beta))
   every = jnp.where(table.valid, jnp.arange(table.valid.shape[1]), -1)
   codes = generation.list_codes(table, every)[:, :, None]
