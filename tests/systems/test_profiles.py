@@ -9,6 +9,7 @@ from test_ega_system import _batch, _system
 
 import tiny_run
 from ega_jax.decoding.lists import ListConfig, proposal_bids
+from ega_jax.evaluation import payments
 from ega_jax.stages import recipe
 from ega_jax.systems import profiles
 
@@ -78,3 +79,23 @@ def test_what_moves_between_cells_is_the_choice(inside):
   paper.lists = dataclasses.replace(paper.lists, bid_cell=1.0)
   one, other = (s.allocate(batch | {"bid": powers}, powers[:, None]) for s in (system, paper))
   np.testing.assert_array_equal(one.items, other.items)
+
+
+def test_a_sweeper_keeps_what_it_found_and_answers_the_same(inside, monkeypatch):
+  system, batch, ads, nodes = inside
+  calls, made = [], type(system).own_bid_lists
+  monkeypatch.setattr(type(system), "own_bid_lists", lambda *args: calls.append(1) or made(*args))
+  sweeper = payments.Sweeper(system, batch)
+  sweeper.sweep(batch["bid"], ads, nodes)
+  later = nodes[..., 1:8] * 1.01  # other bids in the same cells
+  kept = sweeper.sweep(batch["bid"], ads, later)
+  assert len(calls) == 1
+  fresh = payments.sweep(system, batch, batch["bid"], ads, later)
+  np.testing.assert_array_equal(kept.payload.items, fresh.payload.items)
+  np.testing.assert_allclose(kept.x, fresh.x, rtol=1e-6)
+  own = batch["bid"]
+  for bids, moved, grid in ((own * 2, ads, later), (own, ads[:, ::-1], later), (own, ads, 9 * later)):
+    before = len(calls)
+    found = sweeper.sweep(bids, moved, grid)
+    assert len(calls) == before + 1
+    np.testing.assert_allclose(found.x, payments.sweep(system, batch, bids, moved, grid).x, rtol=1e-5)
