@@ -1,7 +1,7 @@
 """Payments as a menu: click probabilities to choose from, each at its price, for an allocation that is not monotone.
 
-A rising curve y(z) stands for the menu P(x) = integral from 0 to x of y^-1: a convex price of click probability, from
-which a value z would choose y(z) (Rochet 1987). An allocation x(z) that equals y pays Myerson's payment. Where x falls
+A rising curve y(z) stands for the menu P(x) = integral of max(x - y(z), 0) dz: a convex price of click probability,
+from which a value z would choose y(z) (Rochet 1987). An allocation x(z) that equals y pays Myerson's payment. Where x falls
 it cannot follow any y, and its regret is at most what z would gain by choosing for itself from the menu. The price of
 what is shown depends on the own bid through nothing but x, so that no report is charged for itself.
 
@@ -27,12 +27,13 @@ def isotonic_regression(x, weight):
 
 
 def menu_payment(level, bid, x):
-  """Returns the expected payment P(x) f[..., G] of click probabilities x f[..., G].
+  """Returns the expected payment P(x) f[..., G] = integral of max(x - y(z), 0) dz of click probabilities x f[..., G].
 
-  Args: level f[..., M], non-decreasing: the menu's click probabilities; bid f[..., M], non-decreasing: the own bid from
-    which each is worth its price. What lies above the last level costs the last bid a click, and P(0) = 0.
+  For a rising y it is the integral from 0 to x of y^-1. It is convex in x whatever y is, so that any y is a menu.
+
+  Args: bid f[..., M] >= 0, non-decreasing; level f[..., M]: y(z) from bid_k up to the next bid; 0 below the first. The
+    integral ends with the last bid: what lies above all levels costs so much a click.
   """
-  below = jnp.concatenate([jnp.zeros_like(level[..., :1]), level[..., :-1]], axis=-1)
-  reached = jnp.minimum(x[..., None], level[..., None, :]) - jnp.minimum(x[..., None], below[..., None, :])
-  paid = jnp.sum(bid[..., None, :] * reached, axis=-1)
-  return paid + jnp.maximum(x - level[..., -1:], 0.0) * bid[..., -1:]
+  width = jnp.diff(bid, axis=-1)[..., None, :]
+  above = jnp.maximum(x[..., None] - level[..., None, :-1], 0.0)
+  return jnp.sum(width * above, axis=-1) + bid[..., :1] * x

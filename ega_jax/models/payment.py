@@ -53,7 +53,7 @@ class PriceNetwork(nn.Module):
     curve = inputs.curve / top
     rising = isotonic_regression(curve, inputs.weight + 1e-6)
     change, place = self._corrections(curve, rising, inputs.weight)
-    level = jax.lax.cummax(jnp.clip(rising + change, 0.0, 1.0), axis=rising.ndim - 1)
+    level = jnp.clip(rising + change, 0.0, 1.0)
     width = jnp.diff(inputs.nodes, axis=-1, prepend=inputs.nodes[..., :1])
     bid = inputs.nodes - width * (1.0 - jax.nn.sigmoid(place))
     share = inputs.x / top

@@ -29,6 +29,15 @@ def test_the_payment_is_the_integral_of_the_inverse():
   assert (got[:, 5] == 0).all()
 
 
+def test_any_curve_is_a_menu_and_its_order_does_not_matter():
+  bid = np.concatenate([[0.0], np.cumsum(np.full(6, 0.3))])
+  level = RNG.random(7)
+  x = np.linspace(0, 1.3, 200)
+  pay = lambda levels: np.asarray(menu.menu_payment(jnp.asarray(levels), jnp.asarray(bid), jnp.asarray(x)))
+  assert (np.diff(pay(level), 2) >= -1e-6).all() and (np.diff(pay(level)) >= -1e-6).all()
+  np.testing.assert_allclose(pay(np.append(level[:-1][::-1], level[-1])), pay(level), rtol=1e-5)
+
+
 def test_on_a_rising_curve_it_is_myersons():
   nodes = np.sort(RNG.random((3, 2, 12)), -1)
   x = np.sort(RNG.random((3, 2, 12)), -1)

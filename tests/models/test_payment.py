@@ -46,11 +46,13 @@ def test_the_own_bid_only_caps_the_price():
 
 def test_more_clicks_cost_more_each():
   # A menu is convex: neither the expected payment nor the price per click falls with the clicks shown.
-  for seed in range(5):
+  for seed, scale in enumerate((0.1, 0.2, 0.3, 0.5, 1.0, 2.0)):
     inputs = _price_inputs(seed)
-    params, apply = _network("price", inputs, scale=1.0)
-    price = np.asarray(apply(params, jnp.full((*SHAPE, 5), 1e6)))
-    assert (np.diff(price, axis=-1) >= -1e-5).all()
+    params, apply = _network("price", inputs, scale=scale)
+    x = jnp.linspace(0.01, 1, 60) * inputs.curve.max(-1, keepdims=True)
+    inputs = payment.PriceInputs(inputs.nodes, inputs.curve, inputs.weight, x)
+    price = np.asarray(apply(params, jnp.full(x.shape, 1e6), inputs))
+    assert (np.diff(price, axis=-1) >= -1e-5).all() and (np.diff(price * x, 2, axis=-1) >= -1e-5).all()
 
 
 def test_untrained_it_is_the_isotonic_menu_with_steps_half_way():
