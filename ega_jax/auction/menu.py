@@ -1,9 +1,9 @@
 """Payments as a menu: click probabilities to choose from, each at its price, for an allocation that is not monotone.
 
 A rising curve y(z) stands for the menu P(x) = integral of max(x - y(z), 0) dz: a convex price of click probability,
-from which a value z would choose y(z) (Rochet 1987). An allocation x(z) that equals y pays Myerson's payment. Where x falls
-it cannot follow any y, and its regret is at most what z would gain by choosing for itself from the menu. The price of
-what is shown depends on the own bid through nothing but x, so that no report is charged for itself.
+from which a value z would choose y(z) (Rochet 1987). An allocation x(z) that equals y pays Myerson's payment. Where x
+falls it cannot follow any y, and its regret is at most what z would gain by choosing for itself from the menu. The
+price of what is shown depends on the own bid through nothing but x, so that no report is charged for itself.
 
 Pure functions of arrays, jitted or not, batched over leading axes.
 """

@@ -94,7 +94,7 @@ def test_a_sweeper_keeps_what_it_found_and_answers_the_same(inside, monkeypatch)
   np.testing.assert_array_equal(kept.payload.items, fresh.payload.items)
   np.testing.assert_allclose(kept.x, fresh.x, rtol=1e-6)
   own = batch["bid"]
-  for bids, moved, grid in ((own * 2, ads, later), (own, ads[:, ::-1], later), (own, ads, 9 * later)):
+  for bids, moved, grid in ((own, ads, 9 * later), (own, ads[:, ::-1], later), (own * 2, ads, later)):
     before = len(calls)
     found = sweeper.sweep(bids, moved, grid)
     assert len(calls) == before + 1
