@@ -105,18 +105,13 @@ class EGASystem:
       profiles = own_bid_profiles(bids, ads, jnp.asarray(cells))
       found = _propose(self.models, self.options, self.params, prepared, profiles, self.lists, self.organic_scale)
     else:
-      lists = self._sweep_lists(columns.shape[1])
+      lists = self.sweep_lists
       propose = lambda ads, cells: propose_own_bids(
         self.models, self.options, self.params, prepared, bids, ads, cells, lists, self.organic_scale
       )  # fmt: skip
       found = allocate_in_chunks(propose, ads, jnp.asarray(cells))
     creatives, theta = believe(self.models, self.params, prepared, found.items)
     return OwnBidLists(request, bids, all_ads, columns, back, cells, found, creatives, theta)
-
-  def _sweep_lists(self, num_ads):
-    """Returns the ListConfig of curves of num_ads ads: fewer ads come with fewer distinct prefixes."""
-    slots = -(-self.sweep_lists.max_prefixes * min(num_ads, 12) // (12 * 64)) * 64
-    return dataclasses.replace(self.sweep_lists, max_prefixes=max(slots, self.lists.num_lists))
 
   def _cells(self, request, ads, nodes):
     """Returns f32[B, A, G]: what proposals see of the own bids."""
