@@ -52,11 +52,14 @@ def _guarded(main, overrides):
 
 
 def provenance():
-  """Returns {"command", "commit"}; the commit is "unknown" outside a git checkout."""
+  """Returns {"command", "commit"}; the commit is "unknown" outside a git checkout, and ends in "+uncommitted" where
+  tracked files differ from it.
+  """
   here = Path(__file__).resolve().parent
   try:
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-    commit = found.stdout.strip()
+    git = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout
+    commit = git("rev-parse", "HEAD").strip()
+    commit += "+uncommitted" if git("status", "--porcelain", "--untracked-files=no").strip() else ""
   except (OSError, subprocess.CalledProcessError):
     commit = "unknown"
   program = Path(sys.argv[0])

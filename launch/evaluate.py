@@ -2,8 +2,8 @@
 
 python -m launch.evaluate --workdir=DIR[,DIR..] --output=FILE.json [--systems=EGA,MCA] [--report_only]
 One workdir per seed. Writes DIR/evaluation/ for each, FILE.json with all figures, and report.md with its plots beside
-it. The same command goes on with what a killed one had not evaluated yet, if commit and config are the same; systems
-that are named are evaluated anew. Exit codes: 0; 1 if the run failed; 2 for bad input.
+it. The same command goes on with what a killed one had not evaluated yet, if commit, config and parameters are the
+same; systems that are named are evaluated anew. Exit codes: 0; 1 if the run failed; 2 for bad input.
 """
 
 from pathlib import Path

@@ -13,7 +13,7 @@ from ega_jax.types import Lists
 
 TOKEN_BIDS = ("max", "mean", "expected")
 COLLISIONS = ("suffix", "bucket")
-LOWEST_CELL = -2  # power of bid_cell: lower bids weigh nothing against beta
+LOWEST_BID = 0.2  # in units of bid_scale: what weighs less in proposals weighs nothing against beta
 
 
 class Decoder(NamedTuple):
@@ -81,7 +81,7 @@ jax.tree_util.register_dataclass(
 
 def proposal_bids(bids, config: ListConfig):
   """Returns f[...]: bids as the token weights see them, the nearest power of `bid_cell` in units of `bid_scale`, or 0
-  below the third one under 1 (our decision); None stays None.
+  where that is under LOWEST_BID (our decision); None stays None.
 
   Lists are proposed from these, and chosen by the bids themselves. While a bid moves inside a cell the proposals stand
   still, so that the choice among them, an affine maximiser, gives its ad only more clicks for more: an own-bid curve
@@ -92,7 +92,8 @@ def proposal_bids(bids, config: ListConfig):
   ratio = jnp.log(jnp.float32(config.bid_cell))
   positive = bids > 0
   power = jnp.round(jnp.log(jnp.where(positive, bids, 1.0) / config.bid_scale) / ratio)
-  return jnp.where(positive & (power >= LOWEST_CELL), jnp.exp(power * ratio) * config.bid_scale, 0.0)
+  near = jnp.exp(power * ratio)
+  return jnp.where(positive & (near >= LOWEST_BID), near * config.bid_scale, 0.0)
 
 
 def take_rows(values, index):

@@ -13,7 +13,7 @@ from ega_jax.auction import least_regret, regret
 from ega_jax.evaluation import payments
 from ega_jax.evaluation.systems import chunks, take, true_clicks, truthful
 from ega_jax.systems.pricing import node_weights
-from ega_jax.systems.rows import at_items
+from ega_jax.systems.rows import at_items, own_of
 
 GAMMAS = np.round(np.arange(0.2, 2.01, 0.2), 1)  # EGA section 5: misreports gamma * v, for Psi only
 STEP = 0.01  # i-SIC's perturbation of the bid (Deng et al. 2020)
@@ -78,7 +78,7 @@ def _audit_batch(system, rule, batch, world, options, shading, rng):
   x = {"model": np.asarray(table.x, np.float64)}
   if world is not None:
     poi = true_clicks(world, batch, table.payload)[0]
-    x["true"] = payments.own_of(poi, table.payload.items, ads)
+    x["true"] = own_of(poi, table.payload.items, ads)
   price = payments.table_prices(rule, batch, bids[:, 0], table, options.profiles_per_call)
   return {
     "row": np.asarray(batch["row"]),

@@ -4,10 +4,12 @@ Totals per request are kept (npz) beside the figures (JSON), so that a report ov
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import time
 
+import jax
 import numpy as np
 
 from ega_jax.data.pipeline import read_split
@@ -33,13 +35,13 @@ def sample(directory, split, count, chunk):
 def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=print):
   """Writes OUTPUT/{name}.npz and figures.json for every system of the line-up, and returns the figures.
 
-  Rows found in OUTPUT that were made by the same commit from the same config are kept: an evaluation that was killed
-  goes on with the row it was at.
+  Rows found in OUTPUT that the same commit made from the same config and parameters are kept: an evaluation that was
+  killed goes on with the row it was at.
 
   Args:
     config: the experiment's config. finals: {stage: params}. say: progress, one line per system.
     only: names of systems, which are evaluated anew; empty: all that are not there yet.
-    commit: of the code; "unknown": nothing is kept.
+    commit: of the code; where it is "unknown" or "+uncommitted" nothing is kept.
   """
   options, chunk = config.evaluation, config.evaluation.chunk
   world = World.load(os.path.join(config.data, "truth", "world.npz"))
@@ -50,7 +52,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   target = logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
   believe = reward_quality.evaluator(config, finals["policy"])
   os.makedirs(output, exist_ok=True)
-  made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort())}
+  made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}
   figures, seen = kept_figures(output, made_by) or {**made_by, "target_ad_share": target, "systems": {}}, {}
   for entry in systems(config, finals, world, only):
     if entry.name in figures["systems"] and entry.name not in only:
@@ -75,10 +77,18 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   return figures
 
 
+def digest(tree):
+  """Returns a hexadecimal digest of all arrays of a tree."""
+  found = hashlib.sha256()
+  for leaf in jax.tree.leaves(tree):
+    found.update(np.ascontiguousarray(leaf).tobytes())
+  return found.hexdigest()
+
+
 def kept_figures(output, made_by):
-  """Returns the figures of an earlier evaluation in OUTPUT, None unless its commit and config are these."""
+  """Returns the figures of an earlier evaluation in OUTPUT, None unless commit, config and parameters are these."""
   path = os.path.join(output, FIGURES)
-  if made_by["commit"] == "unknown" or not os.path.isfile(path):
+  if made_by["commit"].endswith(("unknown", "+uncommitted")) or not os.path.isfile(path):
     return None
   with open(path, encoding="utf-8") as file:
     figures = json.load(file)

@@ -8,7 +8,7 @@ from ega_jax.auction import equilibrium
 from ega_jax.evaluation import market, payments
 from ega_jax.evaluation.audit import audited_ads
 from ega_jax.evaluation.systems import chunks, evaluate_system, take, true_clicks, truthful
-from ega_jax.systems.rows import at_items
+from ega_jax.systems.rows import at_items, own_of
 
 MULTIPLIERS = equilibrium.MULTIPLIERS
 
@@ -58,7 +58,7 @@ def _batch_utilities(system, rule, batch, ads, shading, multipliers, world, opti
   price = payments.table_prices(rule, batch, others, table, options.profiles_per_call)
   x = table.x
   if world is not None:
-    x = payments.own_of(true_clicks(world, batch, table.payload)[0], table.payload.items, ads)
+    x = own_of(true_clicks(world, batch, table.payload)[0], table.payload.items, ads)
   index = payments.node_of(nodes[..., None, :], reports)
   return np.take_along_axis((value[..., None] - price) * x, index, -1)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ega_jax.auction import mechanisms, regret
 from ega_jax.systems.pricing import value_location, value_nodes
-from ega_jax.systems.rows import at_items
+from ega_jax.systems.rows import at_items, own_of
 
 SIGMA = 0.6  # log-sd of a value per click given the request: the marketplace's, known to the platform
 
@@ -151,12 +151,6 @@ class Sweeper:
     """Returns the table over sorted nodes and refinements * splits more per curve, where it jumps."""
     table = self.sweep(bids, ads, nodes)
     return regret.refine_table(self, bids, table, rounds=refinements, splits=splits) if refinements else table
-
-
-def own_of(slate_values, items, ads):
-  """Returns f[B, A, G]: what ads i[B, A] have in the slates of their curves, [B, A, G, K] per slot; 0 if unshown."""
-  ads = np.asarray(ads)[..., None, None]
-  return np.where((np.asarray(items) == ads) & (ads >= 0), slate_values, 0).sum(-1)
 
 
 def table_prices(rule, batch, bids, table, profiles_per_call=256):

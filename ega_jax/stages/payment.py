@@ -17,8 +17,8 @@ from ega_jax.data.pipeline import from_arrays, read_split
 from ega_jax.losses.lagrangian import payment_loss, table_regret
 from ega_jax.models.payment import PriceInputs, RateInputs, payment_network
 from ega_jax.stages.batches import REQUEST, main_folds
-from ega_jax.systems.pricing import node_weights, own_clicks, rate_inputs, value_location, value_nodes
-from ega_jax.systems.rows import at_items
+from ega_jax.systems.pricing import node_weights, rate_inputs, value_location, value_nodes
+from ega_jax.systems.rows import at_items, own_of
 from ega_jax.training.stage import Stage
 
 
@@ -146,7 +146,7 @@ def _batch_tables(options, system, batch, rng, sigma, with_rate):
   slate = system.sweep(batch, bids, ads, nodes)
   columns = {
     "nodes": nodes / float(system.params["market"]["bid_scale"]),
-    "x": own_clicks(slate, ads),
+    "x": own_of(slate.click_probability, slate.items, ads),
     "weight": node_weights(fixed, mu, sigma),
   }
   if with_rate:

@@ -39,7 +39,7 @@ class LearnedPayment:
     for profile in range(np.shape(bids)[1]):
       row = np.asarray(bids)[:, profile].astype(np.float32)
       ads, shown = shown_ads(batch, slate, profile)
-      x = at_own(np.asarray(slate.click_probability)[:, profile], ads)
+      x = np.where(ads >= 0, np.asarray(slate.click_probability)[:, profile], 0.0)
       price = self._prices(batch, row, ads, at_items(row, ads, 0.0)[..., None], x[..., None], shown)
       columns.append(np.where(ads >= 0, price[..., 0], 0.0))
     return np.stack(columns, axis=1)
@@ -55,11 +55,6 @@ class LearnedPayment:
     else:
       inputs = rate_inputs(self.system, batch, bids, ads, own_bids, slate)
     return np.asarray(self._apply(self.params, inputs, jnp.asarray(own_bids / self.scale, jnp.float32))) * self.scale
-
-
-def at_own(by_slot, ads):
-  """Returns f[B, K]: by_slot f[B, K] where the slot holds an ad, ads i[B, K] being -1 elsewhere."""
-  return np.where(ads >= 0, by_slot, 0.0)
 
 
 class PivotPayment:
@@ -84,7 +79,7 @@ class PivotPayment:
       row = np.asarray(bids)[:, profile].astype(np.float32)
       ads, shown = shown_ads(batch, slate, profile)
       dropped = self.system.sweep(batch, row, ads, np.zeros((*ads.shape, 1), np.float32))
-      own_theta = at_own(np.asarray(slate.click_probability)[:, profile], ads)[..., None]
+      own_theta = np.where(ads >= 0, np.asarray(slate.click_probability)[:, profile], 0.0)[..., None]
       price = self._pivot(batch, row, ads, shown, dropped, own_theta)[..., 0]
       prices.append(np.where(ads >= 0, np.minimum(price, at_items(row, ads, 0.0)), 0.0))
     return np.stack(prices, axis=1)

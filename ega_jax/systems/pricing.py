@@ -13,6 +13,7 @@ from ega_jax.decoding import slate as slates
 from ega_jax.models.ega import LIST
 from ega_jax.models.payment import PriceInputs, RateInputs
 from ega_jax.systems import generation
+from ega_jax.systems.rows import own_of
 from ega_jax.types import Request
 
 
@@ -32,12 +33,6 @@ def node_weights(nodes, mu, sigma):
   return np.maximum(np.diff(below, axis=-1, append=1.0), 0.0) + 1e-12
 
 
-def own_clicks(slate, ads):
-  """Returns f32[B, A, G]: the click probability of ads i32[B, A] in the slates [B, A, G, K] of their own-bid curves."""
-  ads = np.asarray(ads)[..., None, None]
-  return np.where((np.asarray(slate.items) == ads) & (ads >= 0), slate.click_probability, 0).sum(-1)
-
-
 def value_location(batch, ads):
   """Returns mu f64[B, A] of ads i32[B, A]'s lognormal values; that of candidate 0 where there is no ad."""
   return np.take_along_axis(np.asarray(batch["value_mu"], np.float64), np.maximum(ads, 0), axis=1)
@@ -53,7 +48,8 @@ def price_inputs(system, batch, bids, ads, x, num_nodes, sigma, table=None):
   nodes = value_nodes(mu, sigma, num_nodes)
   curve = None if table is None else _read(table, nodes)
   if curve is None:
-    curve = own_clicks(system.sweep(batch, bids, ads, nodes), ads)
+    slate = system.sweep(batch, bids, ads, nodes)
+    curve = own_of(slate.click_probability, slate.items, ads)
   scale = float(system.params["market"]["bid_scale"])
   arrays = (nodes / scale, curve, node_weights(nodes, mu, sigma), x)
   return PriceInputs(*(jnp.asarray(array, jnp.float32) for array in arrays))

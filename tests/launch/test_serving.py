@@ -76,9 +76,10 @@ def test_evaluation_writes_figures_and_a_report(tmp_path):
   assert evaluate(say=said.append) == json.loads(json.dumps(figures)) and not said  # nothing left to do
   evaluate(only=("popularity",), say=said.append)
   assert len(said) == 1 and said[0].startswith("popularity")
-  made_by = {key: figures[key] for key in ("commit", "config")}
+  made_by = {key: figures[key] for key in ("commit", "config", "parameters")}
   assert comparison.kept_figures(tmp_path / "seed", made_by)["systems"].keys() == figures["systems"].keys()
-  for other in ({"commit": "2"}, {"commit": "unknown"}, {"config": {}}):
+  changes = {"commit": "2"}, {"commit": "unknown"}, {"commit": "1+uncommitted"}, {"config": {}}, {"parameters": ""}
+  for other in changes:
     assert comparison.kept_figures(tmp_path / "seed", made_by | other) is None
   stored = json.loads((tmp_path / "seed" / "figures.json").read_text())
   assert stored["systems"].keys() == figures["systems"].keys() and 0 < stored["target_ad_share"] < 1
@@ -87,6 +88,12 @@ def test_evaluation_writes_figures_and_a_report(tmp_path):
   assert all(f"{name}" in text for name in figures["systems"])
   with pytest.raises(ValueError, match="'EGA2' is unknown; allowed: .*EGA"):
     evaluate_seed(config, finals, str(tmp_path / "seed"), only=("EGA2",))
+
+
+def test_a_digest_tells_parameters_apart():
+  tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.zeros(4)}
+  other = {"a": tree["a"].copy(), "b": tree["b"] + [0, 0, 1e-7, 0]}
+  assert comparison.digest(tree) == comparison.digest(dict(tree)) != comparison.digest(other)
 
 
 def test_runs_that_are_incomplete_or_changed_are_refused(tmp_path):

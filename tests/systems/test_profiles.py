@@ -5,7 +5,6 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_ega_system import _batch, _system
 
 import tiny_run
 from ega_jax.decoding.lists import ListConfig, proposal_bids
@@ -27,6 +26,13 @@ def test_proposals_see_bids_to_the_nearest_power():
   np.testing.assert_array_equal(proposal_bids(jnp.array([0.0, -1.0]), config), 0)
 
 
+def test_narrow_cells_lose_little_bids_only():
+  config = ListConfig(bid_cell=1.1, bid_scale=1.0)
+  bids = np.array([0.05, 0.15, 0.25, 0.5, 3.0])
+  seen = np.asarray(proposal_bids(jnp.asarray(bids), config))
+  assert (seen[:2] == 0).all() and np.abs(seen[2:] / bids[2:] - 1).max() < 0.05
+
+
 def test_a_cell_of_one_is_the_papers_and_less_is_an_error():
   bids = jnp.array([0.3, 5.0])
   assert proposal_bids(bids, ListConfig()) is bids and proposal_bids(None, ListConfig(bid_cell=2.0)) is None
@@ -46,25 +52,19 @@ def test_distinct_columns_lose_nothing():
 @pytest.fixture(scope="module")
 def inside():
   """Returns (system, batch, ads i[B, A], nodes f[B, A, 12]): own bids across three cells, four in each."""
-  system, (batch, bids) = _system(), _batch()
-  items = system.allocate(batch, bids).items[:, 0]
+  batch = tiny_run.requests_of_test()
+  system = recipe.ega_system(tiny_run.config(), tiny_run.models(), tiny_run.trained()[1]["policy"])
+  items =  system.allocate(batch, batch["bid"][:, None]).items[:, 0]
   ads = np.where(np.take_along_axis(batch["is_ad"], items, 1), items, -1)
   scale = float(system.params["market"]["bid_scale"])
   power = np.concatenate([k + np.linspace(-0.49, 0.49, 4) for k in range(3)])
   return system, batch, ads, np.broadcast_to(scale * 2.0**power, (*ads.shape, 12))
 
 
-def _own(system, batch, ads, nodes):
-  from ega_jax.systems.pricing import own_clicks
-
-  slate = system.sweep(batch, batch["bid"], ads, nodes)
-  return slate, own_clicks(slate, ads)
-
-
 def test_inside_a_cell_more_bids_more_clicks(inside):
   system, batch, ads, nodes = inside
   assert system.lists.bid_cell == 2.0
-  _, x = _own(system, batch, ads, nodes)
+  x = payments.sweep(system, batch, batch["bid"], ads, nodes).x
   rise = np.diff(x.reshape(*ads.shape, 3, 4), axis=-1)
   assert (rise >= -1e-7).all() and (x > 0).any()
 
