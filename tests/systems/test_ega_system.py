@@ -1,5 +1,7 @@
 """EGA as a system: legal lists, one answer however it is asked, bids ignored where they must be, exact pivot prices."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -113,6 +115,19 @@ def test_the_learned_price_is_the_same_on_slates_and_on_curves():
   table = payments.sweep(system, batch, batch["bid"], ads, nodes)
   curve = rule.own_bid_price(batch, batch["bid"], table)[..., 1]
   np.testing.assert_allclose(np.where(ads >= 0, curve, 0), price, rtol=1e-4, atol=1e-6)
+
+
+def test_a_table_with_the_fixed_bids_saves_the_sweep(monkeypatch):
+  system, (batch, bids) = _system(), _batch()
+  ads, plain = _sweep_of(system, batch, system.allocate(batch, bids), num_nodes=9)
+  more = np.sort(np.concatenate([plain.nodes, plain.nodes[..., 1:] * 1.3], -1), -1)
+  table = payments.sweep(system, batch, batch["bid"], ads, more)
+  inputs = lambda table: pricing.price_inputs(system, batch, batch["bid"], ads, table.x, 9, 0.6, table)
+  swept = inputs(dataclasses.replace(table, nodes=table.nodes + 1.0))  # holds none of them
+  np.testing.assert_allclose(swept.curve, plain.x, rtol=1e-5)
+  monkeypatch.setattr(type(system), "sweep", None)
+  np.testing.assert_allclose(inputs(table).curve, swept.curve, rtol=1e-5)
+  np.testing.assert_allclose(inputs(table).nodes * system.params["market"]["bid_scale"], plain.nodes, rtol=1e-5)
 
 
 def test_the_papers_inputs_hold_z_theta_and_not_the_own_bid():
