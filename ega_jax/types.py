@@ -81,6 +81,7 @@ class CandidateTable:
   valid: Array  # bool[B, C]
   is_ad: Array  # bool[B, C]
   organic_rank: Array  # i32[B, C]  0..M-1 for organic items, -1 otherwise
+  slot_charge: Array = None  # f32[B, C]  an ad's price of a slot per click expected of it, organic 0; None: no price
 
 
 @record

@@ -8,13 +8,16 @@ import pytest
 
 from ega_jax.decoding import constraints
 from ega_jax.decoding.beam import generate_lists, own_bid_sweep
-from ega_jax.decoding.lists import ListConfig, allocate_in_chunks
+from ega_jax.decoding.lists import ListConfig, allocate_in_chunks, proposal_bids
+from ega_jax.decoding.prior import prior_after
 from oracles_decoding import ToyModel, random_markets, stack
 
+SEEING = {"list_prior": 4, "charged": True}
 
-def _case(seed, ads=7, organic=4, vocabulary=5, batch=2, levels=2, length=4, unique=True):
+
+def _case(seed, ads=7, organic=4, vocabulary=5, batch=2, levels=2, length=4, **settings):
   rng = np.random.default_rng(seed)
-  markets = random_markets(rng, batch, ads, organic, levels, vocabulary, unique=unique)
+  markets = random_markets(rng, batch, ads, organic, levels, vocabulary, **settings)
   return rng, markets, ToyModel(rng, vocabulary, length * levels, scale=0.7), stack(markets)
 
 
@@ -46,6 +49,7 @@ def _sweep_case(seed, **sizes):
   return model, table, bids, prior, ads, nodes, profiles.reshape(len(markets), 15, -1)
 
 
+@pytest.mark.parametrize("seeing", [{}, SEEING])
 @pytest.mark.parametrize(
   "settings",
   [
@@ -53,11 +57,12 @@ def _sweep_case(seed, **sizes):
     {"token_bid": "mean", "organic_beta": 0.5, "bid_scale": 2.0},
     {"token_bid": "expected"},
     {"collision": "bucket", "organic_beta": 6.0},
+    {"bid_cell": 2.0},
   ],
 )
-def test_a_sweep_is_its_profiles_one_at_a_time(settings):
+def test_a_sweep_is_its_profiles_one_at_a_time(settings, seeing):
   unique = settings.get("collision") != "bucket"
-  model, table, bids, prior, ads, nodes, profiles = _sweep_case(3, unique=unique)
+  model, table, bids, prior, ads, nodes, profiles = _sweep_case(3, unique=unique, **seeing)
   config = ListConfig(list_length=4, num_lists=5, max_prefixes=75, **settings)
   decoder = model.decoder(2)
   sweep = jax.jit(lambda: own_bid_sweep(decoder, table, bids, ads, nodes, prior, config))()
@@ -87,8 +92,9 @@ def test_overflow_is_flagged_and_chunks_cure_it():
   _same(_lists(allocate_in_chunks(generate, profiles)), _lists(enough))
 
 
-def test_a_batch_is_its_requests_and_lists_are_legal_unused_and_in_organic_order():
-  _, markets, model, (table, bids, prior) = _case(5, batch=3)
+@pytest.mark.parametrize("settings", [{}, {"charged": True}])
+def test_a_batch_is_its_requests_and_lists_are_legal_unused_and_in_organic_order(settings):
+  _, markets, model, (table, bids, prior) = _case(5, batch=3, **settings)
   config = ListConfig(list_length=4, num_lists=40)
 
   def generate(table, bids, prior, model):
@@ -105,8 +111,9 @@ def test_a_batch_is_its_requests_and_lists_are_legal_unused_and_in_organic_order
     assert len({items for _, items in _lists(lists)[b][0]}) == 40
 
 
-def test_wide_beams_are_brute_force():
-  _, markets, model, (table, bids, prior) = _case(6, ads=3, organic=2, vocabulary=3, levels=2, length=3)
+@pytest.mark.parametrize("settings", [{}, SEEING])
+def test_wide_beams_are_brute_force(settings):
+  _, markets, model, (table, bids, prior) = _case(6, ads=3, organic=2, vocabulary=3, levels=2, length=3, **settings)
   config = ListConfig(list_length=3, num_lists=64)
   lists = _lists(jax.jit(lambda: generate_lists(model.decoder(2), table, bids[:, None], prior, config))())
   for b, market in enumerate(markets):
@@ -123,13 +130,21 @@ def test_lists_end_where_candidates_do():
   assert np.all(np.asarray(lists.log_z) == -np.inf) and np.all(np.asarray(lists.items) == -1)
 
 
+@pytest.mark.parametrize("settings", [{}, SEEING, {"bid_cell": 2.0, **SEEING}])
 @pytest.mark.parametrize("token_bid", ["max", "mean", "expected"])
-def test_an_items_z_never_falls_in_its_bid(token_bid):
-  rng, _, _, (table, bids, prior) = _case(8, ads=9, organic=4, vocabulary=4, batch=6)
-  under = constraints.available_items(table, rng.integers(-1, 13, (6, 8, 3)))
+def test_an_items_z_never_falls_in_its_bid(token_bid, settings):
+  settings = dict(settings)
+  config = ListConfig(token_bid=token_bid, organic_beta=3.0, bid_cell=settings.pop("bid_cell", 1.0))
+  rng, _, _, (table, bids, prior) = _case(8, ads=9, organic=4, vocabulary=4, batch=6, **settings)
+  shown = rng.integers(-1, 13, (6, 8, 3))
+  under, after = constraints.available_items(table, shown), prior_after(prior, shown)
   logits = rng.normal(size=(6, 8, 4)).astype(np.float32)
-  config = ListConfig(token_bid=token_bid, organic_beta=3.0)
-  log_z = jax.jit(lambda bids: constraints.token_log_z(logits, under, table, 1, bids, prior, config))
+
+  @jax.jit
+  def log_z(bids):
+    seen = proposal_bids(bids, config, table.slot_charge)
+    return constraints.token_log_z(logits, under, table, 1, seen, after, config)
+
   for _ in range(20):
     ad = rng.integers(4, 13, 6)
     bids = np.where(table.is_ad, rng.lognormal(0, 1.5, bids.shape), 0).astype(np.float32)
@@ -158,7 +173,8 @@ def test_a_tiny_prior_stays_legal_and_a_padded_item_never_is():
   _, _, _, (table, bids, prior) = _case(10)
   under = constraints.available_items(table, np.full((2, 1, 4), -1))
   prior = np.where(np.arange(12) == 6, np.float32(-1e4), prior)
-  z = constraints.token_log_z(np.zeros((2, 1, 5), np.float32), under, table, 0, bids, prior, ListConfig())
+  z = constraints.token_log_z(np.zeros((2, 1, 5), np.float32), under, table, 0, bids, prior[:, None], ListConfig())
+  assert z.shape == (2, 1, 5)
   for b in range(2):
     legal = set(table.codes[b, np.asarray(under)[b, 0], 0])
     assert {int(v) for v in np.flatnonzero(np.isfinite(z[b, 0]))} == {int(v) for v in legal}

@@ -1,4 +1,4 @@
-"""A small synthetic world with toy systems, and slow independent numpy answers for the evaluation's figures."""
+"""A small synthetic world with toy systems, and slow independent answers about lists and what they score."""
 
 import itertools
 
@@ -7,6 +7,7 @@ import numpy as np
 from ega_jax import types
 
 SIGMA = 0.6
+ORGANIC, ADS = 6, 4
 
 
 class ToyWorld:
@@ -132,3 +133,43 @@ def _slate(world, batch, items):
   pois = np.take_along_axis(np.asarray(batch["candidates"])[:, None], items.reshape(len(items), 1, -1), -1)
   creatives = world.poi_creatives[pois.reshape(items.shape), 0]
   return types.Slate(items.astype(np.int32), creatives.astype(np.int32), clicks_without_neighbours(world, batch, items))
+
+
+def scored_market(batch=4, profiles=3, seed=0):
+  """Returns (score f32[B, G, C], is_ad, valid bool[B, C]): organic first, then ads, then one absent position."""
+  rng = np.random.default_rng(seed)
+  count = ORGANIC + ADS + 1
+  is_ad = np.broadcast_to(np.arange(count) >= ORGANIC, (batch, count)).copy()
+  valid = np.broadcast_to(np.arange(count) < count - 1, (batch, count)).copy()
+  valid[0, ORGANIC - 3 : ORGANIC] = False  # few candidates
+  return rng.random((batch, profiles, count)).astype(np.float32), is_ad & valid, valid
+
+
+def greedy_by_loop(score, is_ad, valid, length):
+  """One list, slot by slot."""
+  items = []
+  for _ in range(length):
+    left = [i for i in range(len(score)) if valid[i] and i not in items]
+    organic = [i for i in left if not is_ad[i]][:1]
+    choice = [i for i in left if is_ad[i]] + organic
+    items.append(max(choice, key=lambda i: (score[i], -i)) if choice else -1)
+  return items
+
+
+def score_by_loop(items, theta, bids, is_ad, organic_weight, slot_price=0.0):
+  """score(Y) of one list items [K] with click probabilities theta [K], bids and is_ad [C]."""
+  total = 0.0
+  for item, click in zip(items, theta, strict=True):
+    if item >= 0 and is_ad[item]:
+      total += float(bids[item]) * float(click) - slot_price
+    elif item >= 0:
+      total += organic_weight * float(click)
+  return total
+
+
+def legal(items, is_ad, valid):
+  """Whether a list uses valid candidates once, organic ones from the first on and in order."""
+  shown = [i for i in items if i >= 0]
+  organic = [i for i in shown if not is_ad[i]]
+  expected = np.flatnonzero(valid & ~is_ad)[: len(organic)].tolist()
+  return len(set(shown)) == len(shown) and all(valid[i] for i in shown) and organic == expected

@@ -18,7 +18,7 @@ def get_config():
   config.pretrain.update({"steps": 40, "batch_size": 32, "learning_rate": 3e-3})
   config.reward.update({"steps": 60, "batch_size": 64, "learning_rate": 3e-3, "model": {"width": 16, "members": 2}})
   config.ranker.update({"steps": 20, "batch_size": 64})
-  config.align.update({"steps": 4, "batch_size": 8, "candidates": 6})
+  config.align.update({"steps": 4, "batch_size": 8, "rounds": 2, "moves": 6})
   config.policy.update({"steps": 4, "batch_size": 8})
   config.payment.update({"steps": 40, "batch_size": 16, "requests": 16, "ads": 3, "nodes": 9, "values": 4})
   config.lists.num_lists = 8
@@ -28,7 +28,7 @@ def get_config():
   config.systems = ("popularity", "MCA", "EGA")
   config.evaluation.update(
     {"requests": 16, "priced_requests": 8, "audited_requests": 8, "unshown": 1, "refinements": 0, "nodes": 7,
-     "chunk": 8, "validation_requests": 8, "equilibrium_requests": 8, "load_requests": 64}
+     "chunk": 8, "validation_requests": 8, "equilibrium_requests": 8, "load_requests": 64, "frontier_requests": 16}
   )  # fmt: skip
   return config
 

@@ -3,5 +3,4 @@
 __all__ = [
   "cascade",
   "list_generation",
-  "proposals",
 ]

@@ -1,7 +1,7 @@
 """The multi-stage cascade (MCA): recall, pCTR ranking, creative ranking, slots (EGA Section 5, our decision in detail).
 
-MCA-fixed fills fixed ad slots; MCA decides every slot by b * pCTR against organic_weight * pCTR; MCA+R proposes N_S
-neighbours of that list and shows the one with the best score(Y) under the same reward model as EGA's.
+MCA-fixed fills fixed ad slots; MCA decides every slot by b * pCTR - slot_price against organic_weight * pCTR; MCA+R
+proposes N_S neighbours of that list and shows the one with the best score(Y) under the same reward model as EGA's.
 """
 
 import functools
@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.baselines.proposals import moves, neighbours
+from ega_jax.decoding.neighbours import moves, neighbours
+from ega_jax.systems import generation
 from ega_jax.systems.distinct import list_clicks
 from ega_jax.systems.merge import greedy_merge
 from ega_jax.systems.rows import at_items
@@ -49,30 +50,35 @@ class Cascade:
       met by giving some requests, by their row, one more).
     num_lists: N_S of MCA+R; 0 shows the greedy list.
     recall_size: ads that reach the ranker; 0: all.
-    organic_scale: the knob of the ad share, as EGA's.
   """
 
   def __init__(self, name, ranker, params, list_length, *, models=None, slots="greedy", fixed_ads=3.0, num_lists=0,
-               swap_distance=3, recall_size=0, organic_scale=1.0):  # fmt: skip
+               swap_distance=3, recall_size=0):  # fmt: skip
     self.name, self.ranker, self.params, self.list_length = name, ranker, params, list_length
     self.settings = {
       "models": models, "slots": slots, "fixed_ads": fixed_ads, "num_lists": num_lists,
       "swap_distance": swap_distance, "recall_size": recall_size,
     }  # fmt: skip
     self.models, self.slots, self.fixed_ads, self.num_lists = models, slots, fixed_ads, num_lists
-    self.recall_size, self.organic_scale = recall_size, organic_scale
+    self.recall_size = recall_size
     self.moves = moves(list_length, num_lists, min(swap_distance, list_length - 1)) if num_lists else None
 
   def with_knob(self, knob):
-    """Returns the same cascade at another ad load: `organic_scale`, or the number of fixed ad slots."""
-    changed = {"fixed_ads": knob} if self.slots == "fixed" else {"organic_scale": knob}
-    settings = {**self.settings, "organic_scale": self.organic_scale, **changed}
-    return Cascade(self.name, self.ranker, self.params, self.list_length, **settings)
+    """Returns the same cascade at another ad load: the price of an ad slot in median bids, or how many are fixed."""
+    fixed = self.slots == "fixed"
+    params = self.params if fixed else generation.at_slot_price(self.params, knob)
+    settings = {**self.settings, "fixed_ads": knob} if fixed else self.settings
+    return Cascade(self.name, self.ranker, params, self.list_length, **settings)
 
   @property
-  def organic_weight(self):
-    """What a click on an organic item is worth in score(Y), in money."""
-    return float(self.params["market"]["organic_weight"]) * self.organic_scale
+  def knob(self):
+    """What the ad load is set by."""
+    return self.fixed_ads if self.slots == "fixed" else float(self.params["market"]["slot_price"])
+
+  @property
+  def objective(self):
+    """What score(Y) sets against bids, in money."""
+    return generation.objective(self.params["market"])
 
   def allocate(self, batch, bids) -> Slate:
     """Returns the Slate [B, G, K] of bids f[B, G, C] per click."""
@@ -80,7 +86,8 @@ class Cascade:
     request = jax.tree.map(jnp.asarray, request)
     pctr, recall, creative = _rank(self.ranker, self.params, request)
     valid = _recalled(recall, request.is_ad, request.valid, self.recall_size)
-    worth = jnp.where(request.is_ad[:, None], bids, self.organic_weight) * pctr[:, None]
+    weight, price = self.objective
+    worth = jnp.where(request.is_ad[:, None], bids * pctr[:, None] - price, weight * pctr[:, None])
     if self.slots == "fixed":
       items = self._fixed(worth, request, valid, batch)
     else:
@@ -114,15 +121,16 @@ class Cascade:
     batch_size, profiles, num, length = lists.shape
     flat = lists.reshape(batch_size, profiles * num, length)
     theta = list_clicks(self.models, self.params, batch, flat, creative)
-    return best_list(lists, theta.reshape(lists.shape), bids, batch["is_ad"], self.organic_weight)
+    return best_list(lists, theta.reshape(lists.shape), bids, batch["is_ad"], self.objective)
 
 
-def best_list(lists, theta, bids, is_ad, organic_weight):
+def best_list(lists, theta, bids, is_ad, objective):
   """Returns (items, theta) [B, G, K] of the list with the best score(Y) among lists [B, G, S, K]; ties to the first."""
   batch_size, profiles, num, length = lists.shape
   place = np.maximum(lists, 0).reshape(batch_size, profiles, num * length)
   own = np.take_along_axis(np.asarray(bids), place, axis=-1).reshape(lists.shape)
-  worth = np.where(at_items(is_ad, lists, False), own, organic_weight) * theta
+  weight, price = (float(rate) for rate in objective)
+  worth = np.where(at_items(is_ad, lists, False), own * theta - price, weight * theta)
   best = np.where(lists >= 0, worth, 0.0).sum(-1).argmax(-1)[..., None, None]
   return tuple(np.take_along_axis(x, best, axis=2)[:, :, 0] for x in (lists, theta))
 

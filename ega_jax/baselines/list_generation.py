@@ -23,13 +23,18 @@ class ListGeneration:
     self.name, self.generator = name, generator
 
   @property
-  def organic_weight(self):
-    """What a click on an organic item is worth in score(Y), in money."""
-    return self.generator.organic_weight
+  def knob(self):
+    """The price of an ad slot in median bids, by which the ad load is set."""
+    return self.generator.knob
 
-  def with_knob(self, organic_scale):
+  @property
+  def objective(self):
+    """What score(Y) sets against bids, in money."""
+    return self.generator.objective
+
+  def with_knob(self, slot_price):
     """Returns the same system at another ad load."""
-    return ListGeneration(self.name, self.generator.with_knob(organic_scale))
+    return ListGeneration(self.name, self.generator.with_knob(slot_price))
 
   def allocate(self, batch, bids) -> Slate:
     """Returns the Slate [B, G, K] of bids f[B, G, C] per click."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ega_jax.decoding import constraints
 from ega_jax.decoding.lists import Decoder, ListConfig, proposal_bids, take_rows
+from ega_jax.decoding.prior import prior_after
 from ega_jax.decoding.scores import AnyProfiles, OneProfile, OwnBids
 from ega_jax.decoding.slots import assign_slots, move_rows
 from ega_jax.types import Array, CandidateTable, Lists, record
@@ -23,6 +24,7 @@ class Prefixes:
 
   items: Array  # i32[B, U, K]  positions in the candidates chosen so far, -1 after them
   under: Array  # bool[B, U, C]  items that match the codes of the item being spelled
+  prior: Array  # f32[B, U, C]  of that item, or None
   token: Array  # i32[B, U]  last code, -1 at the beginning
   active: Array  # bool[B, U]  whether the slot holds a prefix
 
@@ -71,11 +73,11 @@ def _best(scores, terms, beams, width):
   return best, parent, take_rows(tokens.reshape(tokens.shape[0], -1), parent * width + flat % width)
 
 
-def _extend(scores, beams, under, level, logits):
+def _extend(scores, beams, prefixes, level, logits):
   """Returns (log_z f32[B, P, S], parent slot i32[B, P, S], token i32[B, P, S]): the S best continuations of each
   profile.
   """
-  terms = scores.terms(level, under, logits)
+  terms = scores.terms(level, prefixes.under, prefixes.prior, logits)
   vocabulary = logits.shape[-1]
   widths = [width for width in _WIDTHS if width < vocabulary] if scores.few_tokens else []
   if not widths:
@@ -89,7 +91,7 @@ def _extend(scores, beams, under, level, logits):
 def _choose_items(scores, prefixes, level, parent, token):
   """Returns i32[B, P, S]: the item that each beam's finished code path stands for (collision="bucket")."""
   under = take_rows(prefixes.under, parent) & (scores.table.codes[:, None, None, :, level] == token[..., None])
-  prior = 0.0 if scores.prior is None else scores.prior[:, None, None]
+  prior = 0.0 if prefixes.prior is None else take_rows(prefixes.prior, parent)
   return constraints.resolve(under, scores.power(), prior)
 
 
@@ -100,7 +102,7 @@ def _level(decoder, scores, resolve, position, level, carry):
   cache, prefixes, beams, overflow = carry
   table, slots = scores.table, prefixes.token.shape[-1]
   cache, _, logits = decoder.step(cache, prefixes.token, position)
-  log_z, parent, token = _extend(scores, beams, prefixes.under, level, logits)
+  log_z, parent, token = _extend(scores, beams, prefixes, level, logits)
   choice, width = token, logits.shape[-1]
   if resolve:
     choice, width = _choose_items(scores, prefixes, level, parent, token), table.valid.shape[-1]
@@ -109,7 +111,8 @@ def _level(decoder, scores, resolve, position, level, carry):
     under, token = jnp.arange(width) == choice[..., None], take_rows(table.codes[..., level], choice)
   else:
     under, token = constraints.narrow(take_rows(prefixes.under, source), table, level, choice), choice
-  prefixes = Prefixes(take_rows(prefixes.items, source), under & active[..., None], token, active)
+  prior = None if prefixes.prior is None else take_rows(prefixes.prior, source)
+  prefixes = Prefixes(take_rows(prefixes.items, source), under & active[..., None], prior, token, active)
   beams = Beams(jnp.maximum(slot, 0), jnp.where(slot < 0, -jnp.inf, log_z))
   return move_rows(cache, source), prefixes, beams, overflow | full
 
@@ -122,6 +125,7 @@ def _start(table, num_profiles, config):
   prefixes = Prefixes(
     items=jnp.full((batch, slots, config.list_length), -1, jnp.int32),
     under=jnp.zeros((batch, slots, candidates), bool),
+    prior=None,
     token=jnp.full((batch, slots), -1, jnp.int32),
     active=active,
   )
@@ -138,14 +142,17 @@ def search(decoder, scores, config):
   def item(carry, step):
     cache, prefixes, beams, overflow = carry
     under = constraints.available_items(table, prefixes.items) & prefixes.active[..., None]
-    carry = (cache, Prefixes(prefixes.items, under, prefixes.token, prefixes.active), beams, overflow)
+    prior = prior_after(scores.prior, prefixes.items)
+    prior = None if prior is None else jnp.broadcast_to(prior, under.shape)
+    carry = (cache, Prefixes(prefixes.items, under, prior, prefixes.token, prefixes.active), beams, overflow)
     code = lambda carry, level: (_level(decoder, scores, False, step * levels + level, level, carry), None)
     carry, _ = jax.lax.scan(code, carry, jnp.arange(levels - resolve))
     if resolve:
       carry = _level(decoder, scores, True, step * levels + levels - 1, levels - 1, carry)
     cache, prefixes, beams, overflow = carry
     chosen = jnp.where(prefixes.active, jnp.argmax(prefixes.under, -1).astype(jnp.int32), -1)
-    prefixes = Prefixes(prefixes.items.at[..., step].set(chosen), prefixes.under, prefixes.token, prefixes.active)
+    items = prefixes.items.at[..., step].set(chosen)
+    prefixes = Prefixes(items, prefixes.under, None, prefixes.token, prefixes.active)
     return (cache, prefixes, beams, overflow), None
 
   carry = (decoder.init(config.num_slots), prefixes, beams, jnp.zeros(table.valid.shape[:1], bool))
@@ -157,11 +164,13 @@ def search(decoder, scores, config):
 def generate_lists(decoder: Decoder, table: CandidateTable, bids, prior, config: ListConfig) -> Lists:
   """Returns the S best lists of each bid profile (EGA Eq. 22-23): beam search over codes by the sum of log z.
 
-  Args: bids f32[B, G, C] per click, or None (bid-free, one profile); prior f32[B, C] (item logits g_i) or None.
+  Args: bids f32[B, G, C] per click, or None (bid-free, one profile); prior: a ListPrior, f32[B, C] (item logits
+  g_i) or None.
   Profiles decoded together give what each gives alone. A request that needs more than `config.num_slots` distinct
   prefixes is flagged in `overflow` and its lists are not to be used: see `allocate_in_chunks`.
   """
-  table, bids = jax.tree.map(jnp.asarray, table), proposal_bids(bids, config)
+  table = jax.tree.map(jnp.asarray, table)
+  bids = proposal_bids(bids, config, None if table.slot_charge is None else table.slot_charge[:, None])
   if bids is None or bids.shape[1] == 1:
     return search(decoder, OneProfile(table, None if bids is None else bids[:, 0], prior, config), config)
   return search(decoder, AnyProfiles(table, bids, prior, config), config)
@@ -174,5 +183,6 @@ def own_bid_sweep(decoder: Decoder, table: CandidateTable, bids, ads, nodes, pri
   The same as `generate_lists` with those profiles, at a fraction of the cost.
   """
   table = jax.tree.map(jnp.asarray, table)
-  bids, nodes = proposal_bids(bids, config), proposal_bids(nodes, config)
+  own = None if table.slot_charge is None else take_rows(table.slot_charge, jnp.maximum(ads, 0))[..., None]
+  bids, nodes = proposal_bids(bids, config, table.slot_charge), proposal_bids(nodes, config, own)
   return search(decoder, OwnBids(table, bids, ads, nodes, prior, config), config)

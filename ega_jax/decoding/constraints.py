@@ -59,16 +59,22 @@ def token_log_mass(under, prior, tokens):
   """Returns f32[B, X, V]: log of the sum of exp(prior_i) over the items of `under` below each token; -inf exactly where
   there is none.
 
-  prior: f32[B, C], or None for a count. tokens: f32[B, C, V] from `one_hot_codes`. Differentiable in the prior, with no
-  NaN.
+  prior: f32[B, X, C] or [B, 1, C], or None for a count. tokens: f32[B, C, V] from `one_hot_codes`. Differentiable in
+  the prior, with no NaN.
   """
-  if prior is not None:
-    best = jax.lax.stop_gradient(jnp.max(prior, -1, keepdims=True))
-    tokens = tokens * jnp.exp(jnp.maximum(prior - best, _FLOOR))[..., None]
-  mass = sums(under.astype(jnp.float32), tokens)
+  mass = sums(under * relative_mass(prior), tokens)
   legal = mass > 0
   log_mass = jnp.log(jnp.where(legal, mass, 1.0))
-  return jnp.where(legal, log_mass if prior is None else log_mass + best[..., None], -jnp.inf)
+  return jnp.where(legal, log_mass if prior is None else log_mass + _best(prior), -jnp.inf)
+
+
+def _best(prior):
+  return jax.lax.stop_gradient(jnp.max(prior, -1, keepdims=True))
+
+
+def relative_mass(prior):
+  """Returns f32[B, X, C]: exp of the item prior relative to the prefix's best, in (0, 1]; 1 without a prior."""
+  return 1.0 if prior is None else jnp.exp(jnp.maximum(prior - _best(prior), _FLOOR))
 
 
 def bid_power(bids, config):
@@ -129,13 +135,6 @@ def token_sums(under, table, bids, tokens, config):
   return sums(under, tokens), sums(under * bids[:, None], tokens), sums(under * beta[:, None], tokens)
 
 
-def relative_mass(table, prior):
-  """Returns f32[B, C]: exp of the item prior relative to the request's best, in (0, 1]; ones without a prior."""
-  if prior is None:
-    return jnp.ones(table.valid.shape, jnp.float32)
-  return jnp.exp(jnp.maximum(prior - jax.lax.stop_gradient(jnp.max(prior, -1, keepdims=True)), _FLOOR))
-
-
 def token_log_weight(under, table, bids, tokens, config, prior=None):
   """Returns f32[B, X, V]: log w of each token (Eq. 21); finite where the token is legal. bids f[B, C] per click.
 
@@ -148,10 +147,10 @@ def token_log_weight(under, table, bids, tokens, config, prior=None):
     ordered, rank = ranked(item_log_weight(table, bids, config))
     return max_by_token(under, ordered, rank, tokens)
   if config.token_bid == "expected":
-    mass, open_items = relative_mass(table, prior), under.astype(jnp.float32)
-    worth = mass * jnp.exp(item_log_weight(table, bids, config))
-    total = sums(open_items * mass[:, None], tokens)
-    weight = sums(open_items * worth[:, None], tokens) / jnp.where(total > 0, total, 1.0)
+    mass = under * relative_mass(prior)
+    worth = mass * jnp.exp(item_log_weight(table, bids, config))[:, None]
+    total = sums(mass, tokens)
+    weight = sums(worth, tokens) / jnp.where(total > 0, total, 1.0)
     return jnp.log(jnp.maximum(weight, _SMALLEST))
   count, bid_sum, beta_sum = token_sums(under, table, bids, tokens, config)
   count = jnp.maximum(count, 1.0)
@@ -175,7 +174,7 @@ def token_log_z(logits, under, table, level, bids, prior, config):
   """Returns f32[B, X, V]: log z of every token given X prefixes (Eq. 22 with the item prior), -inf where illegal.
 
   z = softmax over legal tokens of logit + logsumexp of the prior of the legal items under the token + log w. bids f[B,
-  C] or None (no weights), prior f[B, C] or None.
+  C] or None (no weights), prior f[B, X, C], [B, 1, C] or None.
   """
   tokens = one_hot_codes(table, level, logits.shape[-1])
   score = token_log_mass(under, prior, tokens)

@@ -33,11 +33,11 @@ class ListConfig:
   """How lists are generated (EGA section 3.4). The four numbers of the token weight are pytree leaves: sweeping them
   compiles nothing anew; the rest is static.
 
-  A token's weight is w = (bid / bid_scale)^alpha + beta (Eq. 21); an organic item's is `organic_beta` (None: beta), the
-  knob of the ad share. `token_bid`: the "max" (paper) or "mean" bid of the legal items under a token, or
-  their "expected" weight by the item prior. `bid_cell`: see `proposal_bids`; 1 is the paper's. `max_prefixes`:
-  slots that the bid profiles of one request share (0: num_lists). `collision`: "suffix" (paths are unique) or "bucket"
-  (a path shared by several items goes to the highest bid^alpha * exp(prior)).
+  A token's weight is w = (bid / bid_scale)^alpha + beta (Eq. 21); an organic item's is `organic_beta` (None: beta).
+  `token_bid`: the "max" (paper) or "mean" bid of the legal items under a token, or their "expected" weight by the item
+  prior. `bid_cell`: see `proposal_bids`; 1 is the paper's. `max_prefixes`: slots that the bid profiles of one request
+  share (0: num_lists). `collision`: "suffix" (paths are unique) or "bucket" (a path shared by several items goes to the
+  highest bid^alpha * exp(prior)).
   """
 
   list_length: int = 10
@@ -79,15 +79,22 @@ jax.tree_util.register_dataclass(
 )
 
 
-def proposal_bids(bids, config: ListConfig):
+def proposal_bids(bids, config: ListConfig, charge=None):
   """Returns f[...]: bids as the token weights see them, the nearest power of `bid_cell` in units of `bid_scale`, or 0
-  where that is under LOWEST_BID (our decision); None stays None.
+  where that is under LOWEST_BID (our decision), less `charge` f[...], at least 0; None stays None.
 
   Lists are proposed from these, and chosen by the bids themselves. While a bid moves inside a cell the proposals stand
   still, so that the choice among them, an affine maximiser, gives its ad only more clicks for more: an own-bid curve
   can fall at the borders of cells alone. The grid is absolute, no report moves it.
   """
-  if bids is None or config.bid_cell == 1:
+  if bids is None:
+    return bids
+  rounded = _nearest_cell(bids, config)
+  return rounded if charge is None else jnp.maximum(rounded - charge, 0.0)
+
+
+def _nearest_cell(bids, config):
+  if config.bid_cell == 1:
     return bids
   ratio = jnp.log(jnp.float32(config.bid_cell))
   positive = bids > 0

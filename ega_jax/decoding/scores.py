@@ -1,10 +1,10 @@
 """log z of every token after every beam of every bid profile, for three shapes of bid profiles (EGA Eq. 21-22).
 
-Each class has `table`, `prior`, `num_profiles` and three functions. `terms(level, under, logits)` does the work per
-slot (distinct prefix) from `under` bool[B, U, C] and logits f32[B, U, V]; its `score` f32[B, U, V] is -inf where a
-token is illegal. `log_z(terms, slot, tokens) -> f32[B, P, S, D]` takes it to the beams at `slot` i32[B, P, S], for the
-tokens i32[B, U, D] of each slot (None: all V). `power()` is (bid / bid_scale)^alpha. `few_tokens`: whether a short list
-of tokens saves work.
+Each class has `table`, `prior`, `num_profiles` and three functions. `terms(level, under, prior, logits)` does what is
+needed once per slot (distinct prefix), from its `under` bool[B, U, C], prior f32[B, U, C] and logits f32[B, U, V]; the
+`score` f32[B, U, V] of its result is -inf where a token is illegal. `log_z(terms, slot, tokens) -> f32[B, P, S, D]`
+takes it to the beams at `slot` i32[B, P, S], for the tokens i32[B, U, D] of each slot (None: all V). `power()` is
+(bid / bid_scale)^alpha. `few_tokens`: whether a short list of tokens saves work.
 """
 
 from typing import Any, NamedTuple
@@ -28,11 +28,11 @@ def _some(rows, tokens):
   return rows if tokens is None else jnp.take_along_axis(rows, tokens, -1)
 
 
-def _unweighted(scores, level, under, logits):
+def _unweighted(scores, level, under, prior, logits):
   """Returns (token one-hots f32[B, C, V], f32[B, U, V] logit + prior of the legal tokens, -inf elsewhere)."""
   tokens = constraints.one_hot_codes(scores.table, level, logits.shape[-1])
-  mass = constraints.token_log_mass(under, scores.prior, tokens)
-  score = logits if scores.prior is None else mass + logits
+  mass = constraints.token_log_mass(under, prior, tokens)
+  score = logits if prior is None else mass + logits
   return tokens, jnp.where(mass > -jnp.inf, score, -jnp.inf)
 
 
@@ -44,9 +44,9 @@ class OneProfile:
   def __init__(self, table, bids, prior, config):
     self.table, self.bids, self.prior, self.config = table, bids, prior, config
 
-  def terms(self, level, under, logits):
+  def terms(self, level, under, prior, logits):
     """Returns Terms whose score is log z."""
-    return Terms(constraints.token_log_z(logits, under, self.table, level, self.bids, self.prior, self.config))
+    return Terms(constraints.token_log_z(logits, under, self.table, level, self.bids, prior, self.config))
 
   def log_z(self, terms, slot, tokens):
     """Returns f32[B, 1, S, D]."""
@@ -66,19 +66,20 @@ class AnyProfiles:
 
   few_tokens = False
 
-  def terms(self, level, under, logits):
+  def terms(self, level, under, prior, logits):
     """Returns Terms of the unweighted tokens."""
-    tokens, score = _unweighted(self, level, under, logits)
-    return Terms(score, (under, tokens))
+    tokens, score = _unweighted(self, level, under, prior, logits)
+    return Terms(score, (under, prior, tokens))
 
   def log_z(self, terms, slot, tokens):
     """Returns f32[B, G, S, V]: the weights need the whole vocabulary."""
-    under, one_hot = terms.extra
+    under, prior, one_hot = terms.extra
     score = take_rows(terms.score, slot)
-    weight = lambda bids, under: constraints.token_log_weight(
-      under, self.table, bids, one_hot, self.config, self.prior
+    weight = lambda bids, under, prior: constraints.token_log_weight(
+      under, self.table, bids, one_hot, self.config, prior
     )
-    weight = jax.vmap(weight, 1, 1)(self.bids, take_rows(under, slot))
+    prior = None if prior is None else take_rows(jnp.broadcast_to(prior, under.shape), slot)
+    weight = jax.vmap(weight, 1, 1)(self.bids, take_rows(under, slot), prior)
     return constraints.log_normalise(jnp.where(score > -jnp.inf, score + weight, -jnp.inf))
 
   def power(self):
@@ -98,7 +99,7 @@ class OwnBids:
     self.table, self.bids, self.ads, self.nodes, self.prior, self.config = table, bids, ads, nodes, prior, config
     self.num_profiles = nodes.shape[1] * nodes.shape[2]
 
-  def _rivals(self, under, same):
+  def _rivals(self, under, prior, same):
     """Returns what the own token's weight needs of the other items under it, a tuple of f32[B, U, A]."""
     same = same & (jnp.arange(same.shape[1])[:, None] != self.ads[:, None])
     same = same.astype(jnp.float32)
@@ -106,11 +107,10 @@ class OwnBids:
       ordered, rank = constraints.ranked(constraints.item_log_weight(self.table, self.bids, self.config))
       return (constraints.max_by_token(under, ordered, rank, same),)
     if self.config.token_bid == "expected":
-      mass = constraints.relative_mass(self.table, self.prior)
-      worth = mass * jnp.exp(constraints.item_log_weight(self.table, self.bids, self.config))
-      open_items, own = under.astype(jnp.float32), take_rows(mass, jnp.maximum(self.ads, 0))[:, None]
-      worth, mass = (constraints.sums(open_items * x[:, None], same) for x in (worth, mass))
-      return worth, mass, jnp.broadcast_to(own, mass.shape)
+      mass = jnp.broadcast_to(constraints.relative_mass(prior), under.shape)
+      own = take_rows(mass.transpose(0, 2, 1), jnp.maximum(self.ads, 0)).transpose(0, 2, 1)
+      worth = jnp.exp(constraints.item_log_weight(self.table, self.bids, self.config))[:, None]
+      return constraints.sums(under * mass * worth, same), constraints.sums(under * mass, same), own
     return constraints.token_sums(under, self.table, self.bids, same, self.config)
 
   def _own_log_weight(self, rivals, num):
@@ -131,12 +131,12 @@ class OwnBids:
 
   few_tokens = True
 
-  def terms(self, level, under, logits):
+  def terms(self, level, under, prior, logits):
     """Returns Terms: scores at the base bids relative to each slot's best, and of each changed ad its code and
     quantities f32[B, A, U].
     """
-    tokens, free = _unweighted(self, level, under, logits)
-    weight = constraints.token_log_weight(under, self.table, self.bids, tokens, self.config, self.prior)
+    tokens, free = _unweighted(self, level, under, prior, logits)
+    weight = constraints.token_log_weight(under, self.table, self.bids, tokens, self.config, prior)
     score = jnp.where(free > -jnp.inf, free + weight, -jnp.inf)
     best = jnp.max(score, -1, keepdims=True)
     best = jnp.where(jnp.isfinite(best), best, 0.0)
@@ -147,7 +147,7 @@ class OwnBids:
     own = take_rows(under.transpose(0, 2, 1), place) & (self.ads >= 0)[..., None]
     rest = jnp.where(own, constraints.sums(mass, 1.0 - mine).transpose(0, 2, 1), mass.sum(-1)[:, None])
     own_free = jnp.where(own, take_rows((free - best).transpose(0, 2, 1), code), -jnp.inf)
-    rivals = self._rivals(under, codes[..., None] == code[:, None])
+    rivals = self._rivals(under, prior, codes[..., None] == code[:, None])
     return Terms(score, (code, rest, own_free, [r.transpose(0, 2, 1) for r in rivals]))
 
   def log_z(self, terms, slot, tokens):

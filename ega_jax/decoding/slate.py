@@ -1,10 +1,13 @@
 """Lists as wholes: rollouts, their log z under teacher forcing, the best of a beam (EGA Eq. 22, 24, 31, 32)."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from ega_jax.decoding import constraints
 from ega_jax.decoding.lists import proposal_bids, take_rows
+from ega_jax.decoding.prior import prior_after
 
 
 def _pick(log_z, rng, temperature=1.0):
@@ -19,24 +22,24 @@ def rollout(decoder, table, bids, prior, config, masked=None, rng=None, temperat
   """Returns items i32[B, J, K]: J lists decoded token by token by z (Eq. 22), each without the candidates that `masked`
   bool[B, J, C] drops.
 
-  bids f[B, C] or None, prior f[B, C] or None. masked None: J = 1 and nothing dropped. Where candidates run out the list
-  ends in -1. rng: sample tokens from z^(1 / temperature) instead of taking the best.
+  bids f[B, C] or None; prior: a ListPrior, f[B, C] or None. masked None: J = 1 and nothing dropped. Where candidates
+  run out the list ends in -1. rng: sample tokens from z^(1 / temperature) instead of taking the best.
   """
   batch, candidates = table.valid.shape
-  bids = proposal_bids(bids, config)
+  bids = proposal_bids(bids, config, table.slot_charge)
   masked = jnp.zeros((batch, 1, candidates), bool) if masked is None else masked
   num, levels = masked.shape[1], table.codes.shape[-1]
   power = jnp.zeros(()) if bids is None else constraints.bid_power(bids, config)[:, None]
 
   def item(carry, step):
     cache, items, token = carry
-    under = constraints.available_items(table, items, masked)
+    under, after = constraints.available_items(table, items, masked), prior_after(prior, items)
     for level in range(levels):
       cache, _, logits = decoder.step(cache, token, step * levels + level)
-      log_z = constraints.token_log_z(logits, under, table, level, bids, prior, config)
+      log_z = constraints.token_log_z(logits, under, table, level, bids, after, config)
       token = _pick(log_z, None if rng is None else jax.random.fold_in(rng, step * levels + level), temperature)
       under = constraints.narrow(under, table, level, token)
-    chosen = constraints.resolve(under, power, 0.0 if prior is None else prior[:, None])
+    chosen = constraints.resolve(under, power, 0.0 if prior is None else after)
     items = items.at[..., step].set(jnp.where(jnp.any(under, -1), chosen, -1))
     return (cache, items, token), None
 
@@ -69,25 +72,26 @@ def list_log_z(logits, table, items, bids, prior, config, reuse=False, temperatu
 
   Teacher-forced: logits f[B, K, L, V] come from decoding these items. Differentiable in logits and prior. An absent
   item (-1) has 0, an illegal one -inf, both with gradient 0. bids f[B, C] or None (no weights: plain next-token
-  likelihood over legal codes); prior f[B, C] or None. reuse: items may repeat and organic order is off (next-visit
-  sequences); a table with leading size 1 is then shared by all requests. Under collision="bucket" this is the path's
-  log z.
+  likelihood over legal codes); prior: a ListPrior, f[B, C] or None. reuse: items may repeat and organic order is off
+  (next-visit sequences); a table with leading size 1 is then shared by all requests. Under collision="bucket" this is
+  the path's log z.
   """
   batch, length = items.shape
+  prefix = prefixes_of(items)
   if reuse:
     under = jnp.broadcast_to(table.valid[:, None], (batch, length, table.valid.shape[-1]))
   else:
-    under = constraints.available_items(table, prefixes_of(items))
-  return items_log_z(logits, table, items, under, bids, prior, config, temperature)
+    under = constraints.available_items(table, prefix)
+  return items_log_z(logits, table, items, under, bids, prior_after(prior, prefix), config, temperature)
 
 
 def items_log_z(logits, table, items, under, bids, prior, config, temperature=1.0):
   """Returns f32[B, X]: log z of items i32[B, X], each among its own `under` bool[B, X, C]; 0 where absent (-1).
 
-  logits f[B, X, L, V] of the item's codes, teacher-forced; the rest as in `list_log_z`. temperature: log of what
-  `sampled` draws from, token by token z^(1 / temperature).
+  logits f[B, X, L, V] of the item's codes, teacher-forced; prior f[B, X, C], [B, 1, C] or None; the rest as in
+  `list_log_z`. temperature: log of what `sampled` draws from, token by token z^(1 / temperature).
   """
-  batch, bids = items.shape[0], proposal_bids(bids, config)
+  batch, bids = items.shape[0], proposal_bids(bids, config, table.slot_charge)
   codes = take_rows(jnp.broadcast_to(table.codes, (batch,) + table.codes.shape[1:]), jnp.maximum(items, 0))
   total = jnp.zeros(items.shape)
   for level in range(codes.shape[-1]):
@@ -99,11 +103,18 @@ def items_log_z(logits, table, items, under, bids, prior, config, temperature=1.
   return jnp.where(items >= 0, total, 0.0)
 
 
-def list_score(theta, bids, is_ad, organic_weight, where=None):
-  """Returns f[...]: score(Y) = sum over ads of b theta + organic_weight * sum over organic items of theta; all
-  arguments [..., K], `where` masks absent items.
+class Objective(NamedTuple):
+  """What the list score sets against bids, in money; fixed before bids are seen."""
+
+  organic_weight: Any  # f32[]  worth of a click on an organic item
+  slot_price: Any = 0.0  # f32[]  price of a slot, charged for every ad shown: the multiplier of the ad load
+
+
+def list_score(theta, bids, is_ad, objective, where=None):
+  """Returns f[...]: score(Y) = sum over ads of (b theta - slot_price) + organic_weight * sum over organic items of
+  theta; arguments [..., K], `where` masks absent items. objective: Objective.
   """
-  worth = jnp.where(is_ad, bids, organic_weight) * theta
+  worth = jnp.where(is_ad, bids * theta - objective.slot_price, objective.organic_weight * theta)
   return jnp.sum(worth if where is None else jnp.where(where, worth, 0.0), -1)
 
 
@@ -113,7 +124,7 @@ def bid_free_order(items):
   return jax.vmap(ranks)(items)
 
 
-def best_of(lists, theta, bids, is_ad, organic_weight):
+def best_of(lists, theta, bids, is_ad, objective):
   """Returns (items i32[B, G, K], chosen i32[B, G] row of lists.items, score f[B, G]): per profile the list of its beam
   with the best score(Y) (EGA Eq. 24).
 
@@ -126,7 +137,7 @@ def best_of(lists, theta, bids, is_ad, organic_weight):
   present = items >= 0
   place = jnp.maximum(items, 0)
   worth = jnp.take_along_axis(bids, place.reshape(batch, profiles, num * length), -1).reshape(items.shape)
-  score = list_score(take_rows(theta, lists.index), worth, take_rows(is_ad, place), organic_weight, where=present)
+  score = list_score(take_rows(theta, lists.index), worth, take_rows(is_ad, place), objective, where=present)
   score = jnp.where(lists.log_z > -jnp.inf, score, -jnp.inf)
   best = jnp.max(score, -1, keepdims=True)
   order = take_rows(bid_free_order(lists.items), lists.index)

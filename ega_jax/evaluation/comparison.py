@@ -14,8 +14,8 @@ import numpy as np
 
 from ega_jax.data.pipeline import read_split
 from ega_jax.data.world import World
-from ega_jax.evaluation import audit, equilibrium, next_poi_model, payments, reward_quality
-from ega_jax.evaluation.lineup import systems
+from ega_jax.evaluation import audit, equilibrium, load, market, next_poi_model, payments, reward_quality
+from ega_jax.evaluation.lineup import LOADS, systems
 from ega_jax.evaluation.systems import evaluate_system
 from ega_jax.stages.batches import REQUEST
 from ega_jax.systems.balance import equal_load, logged_ad_share, mean_ad_share
@@ -23,6 +23,8 @@ from ega_jax.training.checkpoint import write_json
 
 COLUMNS = (*REQUEST, "row")
 FIGURES = "figures.json"
+FRONTIER_STEPS = (-0.3, -0.15, 0.0, 0.15, 0.3)  # of the slot price, in median bids
+FRONTIER_FIGURES = ("ad_share", "true/welfare", "true/clicks", "true/ctr_poi")
 
 
 def sample(directory, split, count, chunk):
@@ -49,6 +51,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   balancing = sample(config.data, "validation", options.load_requests, chunk)
   test = sample(config.data, "test", options.requests, chunk)
   priced = sample(config.data, "test", options.priced_requests, chunk)
+  loaded = sample(config.data, "test", options.frontier_requests, chunk)
   target = logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
   believe = reward_quality.evaluator(config, finals["policy"])
   os.makedirs(output, exist_ok=True)
@@ -57,11 +60,14 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   for entry in systems(config, finals, world, only):
     if entry.name in figures["systems"] and entry.name not in only:
       continue
-    start = time.time()
+    start, by_price = time.time(), entry.knob in ((), LOADS)
     entry = balanced(entry, balancing, target, chunk)
     if entry.system not in seen:  # rows may share a system, and differ by payments
-      seen[entry.system] = evaluate_system(entry.system, payments.Free(), test, world, believe, chunk_size=chunk)
-    found = assess_entry(entry, config, world, believe, validation, priced, seen[entry.system], output)
+      points = frontier_points(entry.system, loaded, world, chunk) if by_price else []
+      totals = evaluate_system(entry.system, payments.Free(), test, world, believe, chunk_size=chunk)
+      seen[entry.system] = totals, points
+    totals, points = seen[entry.system]
+    found = assess_entry(entry, config, world, believe, validation, priced, totals, output) | {"frontier": points}
     found["seconds"] = time.time() - start
     rows = figures["systems"] | {entry.name: found}
     figures["systems"] = {name: rows[name] for name in sorted(rows, key=(*config.systems, *rows).index)}
@@ -99,12 +105,22 @@ def balanced(entry, columns, target, chunk):
   """Returns the entry with its knob set to the target ad share; payment rules follow their system."""
   if not entry.knob:
     return entry
-  scale = "linear" if entry.knob[0] == 0 else "log"
+  scale = "log" if entry.knob[0] > 0 else "linear"
   share = lambda knob: mean_ad_share(entry.system.with_knob(knob), columns, chunk)
   # Out of reach (the oracle keeps some ads at any price: they lift their neighbours): the nearer end, share reported.
-  knob = equal_load(share, target, *entry.knob, scale=scale, max_trials=16, start=1.0).knob
+  knob = equal_load(share, target, *entry.knob, scale=scale, max_trials=16, start=entry.system.knob).knob
   system = entry.system.with_knob(knob)
   return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(knob,))
+
+
+def frontier_points(system, columns, world, chunk):
+  """Returns `load.frontier` of a system around the slot price it is at: figures of test requests by ad load."""
+
+  def figures(price):
+    totals = evaluate_system(system.with_knob(price), payments.Free(), columns, world, chunk_size=chunk)
+    return {key: value for key, value in market.summarise(totals).items() if key in FRONTIER_FIGURES}
+
+  return load.frontier(figures, [system.knob + step for step in FRONTIER_STEPS])
 
 
 def assess_entry(entry, config, world, believe, validation, priced, totals, output):
@@ -116,7 +132,7 @@ def assess_entry(entry, config, world, believe, validation, priced, totals, outp
   options, chunk = config.evaluation, config.evaluation.chunk
   paid = evaluate_system(entry.system, entry.rule, priced, world, believe, chunk_size=chunk)
   arrays = {f"test/{key}": value for key, value in totals.items()} | {f"priced/{key}": v for key, v in paid.items()}
-  figures = {"note": entry.note, "knob": entry.knob[0] if entry.knob else float(entry.system.organic_scale)}
+  figures = {"note": entry.note, "knob": entry.knob[0] if entry.knob else entry.system.knob}
   if not isinstance(entry.rule, payments.Free):
     auditing = audit.AuditOptions(
       num_requests=options.audited_requests, num_unshown=options.unshown, num_nodes=options.nodes,

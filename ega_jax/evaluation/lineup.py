@@ -10,10 +10,11 @@ from ega_jax.baselines.list_generation import ListGeneration
 from ega_jax.evaluation import payments
 from ega_jax.evaluation.oracle import Oracle, PopularityFloor
 from ega_jax.stages import recipe
+from ega_jax.systems import generation
 from ega_jax.systems.ega import Options
 from ega_jax.systems.payment import PivotPayment
 
-LOADS = (0.01, 1e4)  # organic scales between which the knob of the ad load is sought
+LOADS = (-50.0, 200.0)  # slot prices in median bids between which the knob of the ad load is sought
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +71,8 @@ def builders(config, finals, world):
   def free(name):
     return ega(name, "policy_bid_free" if "policy_bid_free" in finals else "policy", bid_free=True)
 
-  def knobbed(name, build, weight, rule, note):
-    return Entry(name, Knobbed(build, weight), rule, note)
+  def knobbed(name, build, knob, note, loads=LOADS):
+    return Entry(name, Knobbed(build, knob), payments.Free(), note, loads)
 
   def ranged():
     system = free("EGA-vcg_range")
@@ -83,11 +84,17 @@ def builders(config, finals, world):
 
   catalog = finals["policy"]["catalog"]
   popularity, creatives = np.asarray(catalog.poi_popularity), np.asarray(catalog.poi_creatives)
-  weight = float(finals["policy"]["market"]["organic_weight"])
+  market = {name: float(value) for name, value in finals["policy"]["market"].items()}
   floor = lambda organic: PopularityFloor(popularity, creatives, length, organic_weight=organic)
-  oracle = lambda organic: Oracle(world, creatives, length, organic_weight=organic)
+
+  def oracle(price):
+    objective = generation.objective({**market, "slot_price": price})
+    return Oracle(world, creatives, length, objective=objective)
+
   return {
-    "popularity": lambda: knobbed("popularity", floor, 1.0, payments.Free(), "floor: by popularity, free of charge"),
+    "popularity": lambda: knobbed(
+      "popularity", floor, 1.0, "floor: by popularity, free of charge", (0.01, 1e4)
+    ),
     "MCA-fixed": lambda: cascade(
       "MCA-fixed", "fixed ad slots", (0.0, float(length)), slots="fixed", fixed_ads=0.3 * length
     ),
@@ -100,22 +107,22 @@ def builders(config, finals, world):
     "EGA-rate": lambda: learned("EGA-rate", "payment_rate", "rate", "EGA's lists, the paper's rate form"),
     "EGA-vcg_range": ranged,
     "EGA-virtual": virtual,
-    "oracle": lambda: knobbed("oracle", oracle, weight, payments.Free(), "sees the truth: bound on welfare"),
+    "oracle": lambda: knobbed("oracle", oracle, 0.0, "sees the truth: bound on score(Y)"),
   }
 
 
 class Knobbed:
-  """A system built anew for every organic weight: weight * organic_scale."""
+  """A system built anew for every ad load."""
 
-  def __init__(self, build, weight=1.0, organic_scale=1.0):
-    self.build, self.weight, self.organic_scale = build, weight, organic_scale
-    self.system = build(weight * organic_scale)
+  def __init__(self, build, knob):
+    self.build, self.knob = build, knob
+    self.system = build(knob)
     self.name = self.system.name
 
-  def with_knob(self, organic_scale):
+  def with_knob(self, knob):
     """Returns the same system at another ad load."""
-    return Knobbed(self.build, self.weight, organic_scale)
+    return Knobbed(self.build, knob)
 
   def allocate(self, batch, bids):
-    """Returns the Slate of the system at this weight."""
+    """Returns the Slate of the system at this load."""
     return self.system.allocate(batch, bids)

@@ -11,7 +11,7 @@ from ega_jax.data import pipeline, windows
 from ega_jax.decoding.beam import generate_lists
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.evaluation import next_poi
-from ega_jax.models.ega import NEXT_VISITS
+from ega_jax.models.ega import NEXT_VISITS, hide_time
 from ega_jax.stages import recipe
 from ega_jax.stages.pretrain import catalogue_table, visit_prior
 from ega_jax.systems import generation
@@ -44,6 +44,7 @@ def generated_ranks(models, params, columns, chunk=16):
   for start in range(0, len(padded), chunk):
     rows = padded[start : start + chunk]
     request = Request(**{name: columns[name][rows] for name in Request.__dataclass_fields__})
+    request = hide_time(request, ~columns["hour_known"][rows])
     hit = np.asarray(_generate(models, params, request)) == columns["target_poi"][rows, :1]
     ranks.append(np.where(hit.any(1), hit.argmax(1), NUM_BEAMS))
   return np.concatenate(ranks)[:count]

@@ -7,7 +7,8 @@ from ega_jax.systems.rows import at_items
 
 
 class Oracle:
-  """Lists built by beam search over the true score(Y) = sum_ads b x + organic_weight * sum_organic x.
+  """Lists built by beam search over the true score(Y) = sum_ads (b x - slot_price) + organic_weight *
+  sum_organic x.
 
   Our bound on what any allocation can reach at a given ad load (a beam, hence a lower estimate of the bound). Lists
   grow by one item: an unused ad out of the `pool` best alone, or exactly the next organic item. Each POI shows its
@@ -16,11 +17,11 @@ class Oracle:
 
   name = "oracle"
 
-  def __init__(self, world, poi_creatives, list_length, *, organic_weight=1.0, beam=4, pool=24):
+  def __init__(self, world, poi_creatives, list_length, *, objective, beam=4, pool=24):
     self.world = world
     self.poi_creatives = np.asarray(poi_creatives)
     self.list_length = list_length
-    self.organic_weight = organic_weight
+    self.objective = objective
     self.beam = beam
     self.pool = pool
 
@@ -28,7 +29,7 @@ class Oracle:
     """Returns the Slate of bids f[B, G, C]; click_probability is the truth."""
     bids = np.asarray(bids, np.float64)
     creative, alone = self._alone(batch)
-    weight = np.where(np.asarray(batch["is_ad"])[:, None], bids, self.organic_weight)
+    weight = np.where(np.asarray(batch["is_ad"])[:, None], bids, float(self.objective.organic_weight))
     worth = np.where(np.asarray(batch["is_ad"])[:, None], bids * alone[:, None], -np.inf)
     pool = np.argsort(-worth, axis=-1, kind="stable")[..., : self.pool]
     pool = np.where(np.take_along_axis(worth, pool, -1) > -np.inf, pool, -1)
@@ -73,7 +74,8 @@ class Oracle:
     empty = longer < 0
     gap = (empty[..., :-1] & ~empty[..., 1:]).any(-1)
     legal = alive[..., None] & ~used & ~gap
-    score = np.where(legal, (clicks * worth).sum(-1) - 1e9 * empty.sum(-1), -np.inf)
+    price = float(self.objective.slot_price) * at_items(batch["is_ad"], longer, False)
+    score = np.where(legal, (clicks * worth - price).sum(-1) - 1e9 * empty.sum(-1), -np.inf)
     flat = score.reshape(*score.shape[:2], -1)
     best = np.argsort(-flat, axis=-1, kind="stable")[..., : self.beam]
     kept = np.take_along_axis(longer.reshape(*flat.shape, -1), best[..., None], axis=2)

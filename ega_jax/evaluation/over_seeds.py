@@ -59,6 +59,7 @@ def results(directories, reference="EGA", **header):
   first = seeds[0][0]
   sections = {
     "curves": first["systems"].get(reference, {}).get("curves", []),
+    "frontier": {name: one["frontier"] for name, one in first["systems"].items() if one.get("frontier")},
     "scatter": {name: one["scatter"] for name, one in first["systems"].items() if one.get("scatter")},
     "target_ad_share": first["target_ad_share"],
     "reward": [figures.get("reward") for figures, _ in seeds],

@@ -44,20 +44,26 @@ def snips(logs, items, creatives, reward, *, match_creative=True):
   return Estimate(float(value), float(error), int(agree.sum()), float(total**2 / (weight**2).sum()))
 
 
-def score_reward(logs, organic_weight):
-  """Returns f64[n, K], the observed summands of score(Y): click * bid for ads, click * organic_weight for organic."""
-  shown = np.asarray(logs["shown_item"])
-  worth = np.where(at_items(logs["is_ad"], shown, False), at_items(logs["bid"], shown), organic_weight)
-  return np.where(shown >= 0, np.asarray(logs["click"], np.float64) * worth, 0.0)
+def score_reward(logs, objective):
+  """Returns f64[n, K], the observed summands of score(Y): click * bid - slot_price of ads, click * organic_weight of
+  organic items.
+  """
+  weight, price = (float(rate) for rate in objective)
+  shown, click = np.asarray(logs["shown_item"]), np.asarray(logs["click"], np.float64)
+  ad = at_items(logs["is_ad"], shown, False)
+  return np.where(shown >= 0, np.where(ad, click * at_items(logs["bid"], shown) - price, click * weight), 0.0)
 
 
-def choice_score(totals, organic_weight):
-  """Returns the mean score(Y) per request under the evaluator `model`: sum_ads v x + organic_weight * organic clicks.
+def choice_score(totals, objective):
+  """Returns the mean score(Y) per request under the evaluator `model`: sum_ads (v x - slot_price) + organic_weight *
+  organic clicks.
 
   For a choice on validation, `totals` comes from `evaluate_system(..., theta_model=<a second reward model fitted on
   held-back logs>)`: neither the system's own belief nor the world ever scores a choice (our decision).
   """
-  return float(np.mean(totals["model/welfare"] + organic_weight * totals["model/organic_clicks"]))
+  weight, price = (float(rate) for rate in objective)
+  ads = price * totals["ad_impressions"]
+  return float(np.mean(totals["model/welfare"] - ads + weight * totals["model/organic_clicks"]))
 
 
 def cross_checked_choice(options):

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ega_jax.models.features import candidate_features
+from ega_jax.models.features import COUNTS, SUCCESSOR_SHARE, candidate_features
+from ega_jax.models.list_prior import ListContextPrior
 from ega_jax.nn.embedding import CodeEmbedding, IdEmbedding
 from ega_jax.nn.linear import Dense, RMSNorm, constrain, partitioned
 from ega_jax.nn.multi_token import MultiTokenModule
@@ -45,6 +46,7 @@ class EGAConfig:
   cross_attention: str = "events"  # "events": one memory state per event; "tokens": the paper's, one per code
   item_prior: bool = True
   prior_width: int = 32
+  list_prior: bool = True  # with item_prior: what the list so far says of the others; memory [candidates, candidates]
   creative_context: str = "item"  # what a creative follows: its POI alone, or the paper's "prefix", the list so far
   creative_chain: bool = True  # False: the codes are predicted independently of each other (the paper's ablation)
   dropout: float = 0.1
@@ -77,7 +79,7 @@ def paper(**sizes):
   """
   reported = {"num_layers": 3, "poi_vocabulary": 1024, "creative_vocabulary": 1024, "history_items": 32}
   ours = {"width": 512, "num_heads": 8, "mlp_width": 2048, "decoder_kv_heads": 0, "prior_width": 64}
-  ours |= {"cross_attention": "tokens", "creative_context": "prefix"}
+  ours |= {"cross_attention": "tokens", "creative_context": "prefix", "list_prior": False}
   return EGAConfig(**{**reported, **ours, **sizes})
 
 
@@ -96,6 +98,14 @@ def recent_events(request, count):
   """Returns the request with its last `count` events (the history is right-aligned)."""
   names = ("history_poi", "history_creative", "history_action", "history_hour", "history_age")
   return dataclasses.replace(request, **{name: getattr(request, name)[:, -count:] for name in names})
+
+
+def hide_time(request, hidden):
+  """Returns the request as known at its last event where hidden bool[B]: no hour of its own, ages from that event."""
+  age = jnp.where(request.history_poi >= 0, request.history_age - request.history_age[:, -1:], 0.0)
+  return dataclasses.replace(
+    request, hour=jnp.where(hidden, -1, request.hour), history_age=jnp.where(hidden[:, None], age, request.history_age)
+  )  # fmt: skip
 
 
 def hide_clicks(request, hidden):
@@ -249,10 +259,23 @@ class ItemPrior(nn.Module):
     hidden = nn.relu(Dense(config.prior_width, names=(None, "mlp"), name="hidden")(x))
     both = jnp.concatenate([x, hidden], axis=-1)
     heads = Dense(NUM_TASKS, names=(None, None), kernel_init=nn.initializers.normal(0.02), name="heads")(both)
-    prior = heads[..., task].astype(jnp.float32)
+    prior = heads[..., task].astype(jnp.float32) + self._counts(features, task)
     weight = self.param("belief", partitioned(nn.initializers.ones, (None,)), (1,))
     prior = prior if belief is None else prior + weight * belief
     return jnp.where(candidates >= 0, prior, 0.0)
+
+  def _counts(self, features, task):
+    """Returns f[B, C]: a weight times the log of a weighted sum of counts and of a share as their prior, both learned.
+
+    A count-based recommender is confident where there is much to count and follows its prior elsewhere; no sum of
+    logits is that.
+    """
+    one = jnp.ones((*features.shape[:-1], 1))
+    counts = [jnp.expm1(features[..., COUNTS]), features[..., SUCCESSOR_SHARE, None], one]
+    start = jnp.log(jnp.array([1.0, 0.3, 3.0, 3.0, 0.3, 1e-3]))
+    weights = self.param("count_weights", partitioned(lambda key, shape: start, (None,)), start.shape)
+    first = partitioned(lambda key, shape: jnp.eye(1, *shape)[0], (None,))  # 1 for next visits
+    return self.param("counts", first, (NUM_TASKS,))[task] * jnp.log(jnp.concatenate(counts, -1) @ jnp.exp(weights))
 
   def _match(self, query, catalog, pois):
     """Returns f[B, C]: inner products of the query [B, d] with POI vectors; of the whole catalogue if less."""
@@ -288,6 +311,8 @@ class EGA(nn.Module):
     self.creative_belief = self.param("creative_belief", partitioned(nn.initializers.ones, (None,)), (1,))
     if c.item_prior:
       self.item_prior = ItemPrior(c)
+    if c.item_prior and c.list_prior:
+      self.list_prior = ListContextPrior(c.max_items)
 
   def encode(self, request, ids, catalog, *, deterministic=True, visits_only=False):
     """Returns the Memory of a request. `visits_only` hides its clicks; training hides those of some rows at random."""
@@ -313,6 +338,10 @@ class EGA(nn.Module):
       return jnp.zeros(candidates.shape, jnp.float32)
     request, catalog = jax.tree.map(jnp.asarray, (request, catalog))
     return self.item_prior(memory.summary, request, catalog, candidates, is_ad, task, belief)
+
+  def candidate_relations(self, catalog, candidates):
+    """Returns (relation f32[B, C, C], decay f32[K], ad_slot f32[K]) of candidates i32[B, C] (`ListContextPrior`)."""
+    return self.list_prior(jax.tree.map(jnp.asarray, catalog), candidates)
 
   def decode(self, memory, codes, task, *, deterministic=True):
     """Returns (logits [B, T, L, V], states [B, T, d]), teacher-forced on POI codes i32[B, T, L].
@@ -388,6 +417,8 @@ class EGA(nn.Module):
     memory = self.encode(request, ids, catalog)
     logits, states = self.decode(memory, poi_codes, LIST)
     prior = self.candidate_logits(memory, request, catalog, request.candidates)
+    if self.config.item_prior and self.config.list_prior:
+      prior = prior, self.candidate_relations(catalog, request.candidates)
     return logits, self.creative_logits(states, creative_codes), prior
 
 

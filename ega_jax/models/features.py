@@ -39,6 +39,9 @@ NAMES = (
   "click_affinity",  # the same over clicks
 )
 NUM_FEATURES = len(NAMES)
+# What a count-based recommender adds up (log1p of counts), and the share that is its prior.
+COUNTS = tuple(NAMES.index(name) for name in ("visits_slow", "transitions", "hour", "sharp_hour"))
+SUCCESSOR_SHARE = NAMES.index("successor_share")
 
 
 def _events(request):

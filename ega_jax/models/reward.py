@@ -12,56 +12,12 @@ from flax import linen as nn
 
 from ega_jax.models.calibration import Calibration, apply_calibration
 from ega_jax.models.candidate_encoder import CandidateEncoder, EncoderConfig, positions_to_ids, take_rows
+from ega_jax.models.pairs import LearnedPairs, pair_similarity
 from ega_jax.nn.linear import MLP, Dense, RMSNorm, partitioned
 from ega_jax.nn.transformer import EncoderBlock
 
 RewardConfig = EncoderConfig
 HEADS = ("poi", "creative", "conversion")
-NUM_PAIRS = 4  # fixed similarities; learned ones follow
-
-
-def pair_similarity(catalog, pois):
-  """Returns f32[B, U, K, K, 4]: of entries i and j, 1, same category, same parent, cosine of content; 0 if i = j."""
-  safe, present = jnp.maximum(pois, 0), pois >= 0
-  category, parent = catalog.poi_category[safe], catalog.poi_parent[safe]
-  content = catalog.poi_embedding[safe]
-  content = content / jnp.maximum(jnp.linalg.norm(content, axis=-1, keepdims=True), 1e-6)
-  kinds = [
-    jnp.ones((*pois.shape, pois.shape[-1])),
-    category[..., :, None] == category[..., None, :],
-    parent[..., :, None] == parent[..., None, :],
-    jnp.einsum("...id,...jd->...ij", content, content),
-  ]
-  both = present[..., :, None] & present[..., None, :] & ~jnp.eye(pois.shape[-1], dtype=bool)
-  return jnp.where(both[..., None], jnp.stack([jnp.asarray(kind, jnp.float32) for kind in kinds], axis=-1), 0.0)
-
-
-class LearnedPairs(nn.Module):
-  """Returns f32[B, U, K, K, 2 * kinds]: how entry j bears on entry i, learned; 0 if i = j or one is absent.
-
-  A table over pairs of parent categories (complements are no similarity: no embedding's cosine shows them), and the
-  positive part of cosines of projected content (a subspace of what describes a POI makes it a substitute).
-  """
-
-  config: EncoderConfig
-
-  @nn.compact
-  def __call__(self, catalog, pois):
-    config, safe, present = self.config, jnp.maximum(pois, 0), pois >= 0
-    kinds = config.pair_kinds
-    table = self.param(
-      "parents", partitioned(nn.initializers.normal(0.01), (None, None, None)), (config.num_parents,) * 2 + (kinds,)
-    )
-    parent = jnp.minimum(catalog.poi_parent[safe], config.num_parents - 1)
-    by_parent = table[parent[..., :, None], parent[..., None, :]]
-    content = Dense(kinds * config.pair_rank, names=(None, None), use_bias=False, name="content")(
-      catalog.poi_embedding[safe]
-    ).reshape(*pois.shape, kinds, config.pair_rank)
-    content = content / jnp.maximum(jnp.linalg.norm(content, axis=-1, keepdims=True), 1e-6)
-    alike = nn.relu(jnp.einsum("buicr,bujcr->buijc", content, content))
-    both = present[..., :, None] & present[..., None, :] & ~jnp.eye(pois.shape[-1], dtype=bool)
-    return jnp.where(both[..., None], jnp.concatenate([by_parent, alike], axis=-1), 0.0)
-
 
 class ListContext(nn.Module):
   """Returns (bias f32[B, U, heads, K, K], sums f32[B, U, K, channels]) of pair similarities [B, U, K, K, kinds].
@@ -105,7 +61,8 @@ class Member(nn.Module):
     if alone:
       return pointwise
     pois = positions_to_ids(request.candidates, items.reshape(items.shape[0], -1)).reshape(items.shape)
-    pairs = [pair_similarity(catalog, pois), LearnedPairs(config, name="pairs")(catalog, pois)]
+    learned = LearnedPairs(config.num_parents, config.pair_kinds, config.pair_rank, name="pairs")
+    pairs = [pair_similarity(catalog, pois), learned(catalog, pois)]
     bias, sums = ListContext(config, name="context")(jnp.concatenate(pairs, axis=-1))
     h, base = self._enter_list(h, sums, present)
     for layer in range(config.num_layers):

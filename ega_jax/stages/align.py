@@ -1,30 +1,37 @@
-"""The generator learns from the reward model what every candidate adds to a list, one step at a time.
+"""The generator imitates lists that local search improves under the reward model, before the policy gradient.
 
-A step between reward model and policy gradient, ours: pre-training saw clicks on shown items only, and a rollout tells
-of ten items. Here a prefix is sampled from z, and z of the next item is fitted to what the reward model says each of
-many candidates would add to score(Y): neighbours included, which is what a pointwise belief cannot know.
+A step of ours, expert iteration (Anthony et al. 2017): a list is sampled from z, its best neighbour by score(Y)
+replaces it a few times over, and z of the result is raised. Pre-training saw clicks on shown items only, and a policy
+gradient learns from what its own rollouts happen to try; here whole lists are searched, such as the reward model knows.
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ega_jax.decoding import constraints, slate
-from ega_jax.decoding.lists import ListConfig, proposal_bids, take_rows
+from ega_jax.decoding import slate
+from ega_jax.decoding.lists import ListConfig, take_rows
+from ega_jax.decoding.neighbours import moves, neighbours
 from ega_jax.models.ega import LIST
 from ega_jax.stages.batches import logged
+from ega_jax.stages.market import balanced_price
 from ega_jax.systems import generation
+from ega_jax.systems.ega import EGASystem
 from ega_jax.training.stage import Stage
 from ega_jax.types import Request
 
+RANKS = 10  # unshown ads that a move may bring in, by belief times bid
+
 
 def align_stage(config, models, lists: ListConfig, *, name="align", source="reward", process=(0, 1)) -> Stage:
-  """Returns the stage that fits z of the next item to the gain in score(Y) of each candidate, and creatives to clicks.
+  """Returns the stage that fits z to improved lists, and creatives to clicks.
 
   It starts from the reward model's belief about every candidate alone, sharpened as bids are (weight alpha): what
   pre-training learned of lists stays in the decoder's states, its list heads begin at 0.
   """
   options = config.align
+  if options.moves < 2:
+    raise ValueError(f"config.align.moves is {options.moves}; it must be at least 2: the list itself and a neighbour")
 
   def init(rng, previous):
     del rng
@@ -35,19 +42,28 @@ def align_stage(config, models, lists: ListConfig, *, name="align", source="rewa
     request = Request.from_batch(batch)
     prepared = generation.prepare(models, params, request)
     scaled = generation.in_market(lists, params["market"])
-    steps = sample_steps(models, params, prepared, scaled, options, rng)
-    target = step_target(models, params, prepared, steps, lists.alpha, options)
-    divergence, states = step_divergence(models, params, prepared, steps, target, scaled)
-    codes = generation.list_codes(prepared.table, steps["items"].reshape(states.shape[:2]))
-    states = generation.apply(models.generator, params["generator"], "creative_states", prepared.memory, codes, states)
-    creatives = creative_distance(models, params, prepared, steps, states, options.sharpness)
-    rows = jnp.float32(request.user.shape[0])
-    metrics = {"divergence": (jnp.sum(divergence), rows), "creatives": (jnp.sum(creatives), rows)}
-    return jnp.sum(divergence + options.creative_weight * creatives), rows, metrics
+    items, score, gain = improved_lists(models, params, prepared, scaled, options, rng)
+    codes = generation.list_codes(prepared.table, items)
+    decode = lambda method, *args: generation.apply(models.generator, params["generator"], method, *args)
+    logits, states = decode("decode", prepared.memory, codes, LIST)
+    log_z = slate.list_log_z(logits, prepared.table, items, request.bid, prepared.prior, scaled)
+    distance = -jnp.sum(jnp.where(items >= 0, log_z, 0.0), axis=-1)
+    states = decode("creative_states", prepared.memory, codes, states)
+    creatives = creative_distance(models, params, prepared, items, states, options.sharpness)
+    rows = jnp.float32(items.shape[0])
+    values = {"distance": distance, "creatives": creatives, "score": score, "gain": gain}
+    metrics = {key: (jnp.sum(value), rows) for key, value in values.items()}
+    return jnp.sum(distance + options.creative_weight * creatives), rows, metrics
+
+  def finish(params, previous):
+    del previous
+    system = EGASystem(name, models, params, lists)  # lists that are better than greedy ones hold more ads at a price
+    return generation.at_slot_price(params, balanced_price(config, system))
 
   schedule = optax.cosine_decay_schedule(options.learning_rate, max(options.steps, 1))
   return Stage(
     name=name,
+    finish=finish,
     init=init,
     loss=loss,
     batches=logged(config, options.batch_size, (), salt=6, process=process),
@@ -67,63 +83,55 @@ def start_from_belief(generator, weight, sharpness):
   if "item_prior" in generator:
     prior = dict(generator["item_prior"])
     prior["heads"] = {key: leaf.at[..., LIST].set(0.0) for key, leaf in prior["heads"].items()}
+    prior["counts"] = prior["counts"].at[LIST].set(0.0)
     generator["item_prior"] = dict(prior, belief=jnp.full_like(prior["belief"], weight))
   return generator
 
 
-def sample_steps(models, params, prepared, lists, options, rng):
-  """Returns {"prefix" i32[B, T, K], "place" i32[B, T], "items" i32[B, T, M]}: T steps of sampled lists, M choices each.
+def improved_lists(models, params, prepared, lists, options, rng):
+  """Returns (items i32[B, K], score f32[B], gain f32[B]): sampled lists after local search, and score(Y) gained by it.
 
-  Two hundred ads of little worth together outweigh the few of much: lists drawn from z itself would hold what no beam
-  ever shows, so they are drawn at a low temperature.
-  Choices are drawn without replacement, by belief times bid, from what is available after the prefix.
+  Lists are sampled at a low temperature: two hundred ads of little worth together outweigh the few of much, so that z
+  itself would hold what no beam ever shows. Each of `options.rounds` keeps the best of `options.moves` lists, the list
+  itself and random neighbours. Nothing flows back.
   """
   params, prepared = jax.lax.stop_gradient((params, prepared))
   request, table = prepared.request, prepared.table
-  rollout_rng, place_rng, item_rng = jax.random.split(rng, 3)
+  sample_rng, search_rng = jax.random.split(rng)
   decoder = generation.decoder(models, params, prepared.memory, lists.list_length * table.codes.shape[-1])
-  draw = lambda rng: slate.sampled(
-    decoder, table, request.bid, prepared.prior, lists, rng, temperature=options.temperature
-  )
-  sampled = draw(rollout_rng)
-  batch, count = request.user.shape[0], options.places  # sampled: [B, 1, K]
-  place = jax.random.randint(place_rng, (batch, count), 0, lists.list_length)
-  prefix = jnp.where(jnp.arange(lists.list_length) < place[..., None], sampled, -1)
-  score = constraints.item_log_weight(table, proposal_bids(request.bid, lists), lists)
-  score = score if prepared.prior is None else score + prepared.prior
-  open_items = constraints.available_items(table, prefix)
-  noisy = score[:, None] + jax.random.gumbel(item_rng, open_items.shape)
-  best, items = jax.lax.top_k(jnp.where(open_items, noisy, -jnp.inf), min(options.candidates, score.shape[1]))
-  return {"prefix": prefix, "place": place, "items": jnp.where(best > -jnp.inf, items, -1)}
+  items = slate.sampled(
+    decoder, table, request.bid, prepared.prior, lists, sample_rng, temperature=options.temperature
+  )  # [B, 1, K]
+  creatives = best_creatives(params, prepared)
+  objective = generation.objective(params["market"])
+  belief = jnp.exp(jnp.max(jax.nn.log_sigmoid(prepared.alone["poi"]), axis=-1))
+  worth = jnp.where(table.is_ad, request.bid * belief, -jnp.inf)[:, None]
+  every = jnp.asarray(_every_move(lists.list_length))
+  ranks = min(RANKS, worth.shape[-1])
+
+  def better(items, rng):
+    tried = jax.random.choice(rng, every[1:], (min(options.moves, len(every)) - 1,), replace=False)
+    found = neighbours(items, worth, table.is_ad, table.valid, jnp.concatenate([every[:1], tried]), ranks)[:, 0]
+    score = list_scores(models, params, request, found, creatives, objective)
+    best = jnp.argmax(score, axis=-1)[:, None]
+    return jnp.take_along_axis(found, best[..., None], axis=1), (score[:, 0], jnp.max(score, axis=-1))
+
+  items, (before, after) = jax.lax.scan(better, items, jax.random.split(search_rng, options.rounds))
+  return items[:, 0], after[-1], after[-1] - before[0]
 
 
-def _with_item(steps):
-  """Returns lists i32[B, T, M, K]: each prefix with each choice in the next slot."""
-  slot = jnp.arange(steps["prefix"].shape[-1]) == steps["place"][..., None]  # [B, T, K]
-  return jnp.where(slot[:, :, None], steps["items"][..., None], steps["prefix"][:, :, None])
+def _every_move(length):
+  """Returns i32[moves, 3]: to stay, every swap, every slot given to the next organic item or to one of RANKS ads."""
+  return moves(length, 1 + length * (length - 1) // 2 + length * (1 + RANKS), length - 1)
 
 
-def step_target(models, params, prepared, steps, sharpness, options):
-  """Returns log q f32[B, T, M]: log of each choice's gain in score(Y), times sharpness, normalised over the choices.
-
-  The gain is that of the list up to and including the choice; less than `options.floor` of the step's best counts as
-  that much.
-  """
-  request = prepared.request
-  lists = jnp.concatenate([steps["prefix"][:, :, None], _with_item(steps)], axis=2)  # [B, T, 1 + M, K]
-  flat = lists.reshape(lists.shape[0], -1, lists.shape[-1])
-  creatives = take_rows(best_creatives(params, prepared), jnp.maximum(flat, 0))
-  theta = generation.click_probabilities(models, params, request, flat, jnp.where(flat >= 0, creatives, -1))
-  place = jnp.maximum(flat, 0)
-  weight = params["market"]["organic_weight"]
-  score = slate.list_score(
-    theta, take_rows(request.bid, place), take_rows(request.is_ad, place), weight, where=flat >= 0
-  ).reshape(lists.shape[:3])
-  gain = score[..., 1:] - score[..., :1]
-  exists = steps["items"] >= 0
-  best = jnp.max(jnp.where(exists, gain, 0.0), axis=-1, keepdims=True)
-  log_gain = sharpness * jnp.log(jnp.maximum(gain, jnp.maximum(options.floor * best, 1e-9)))
-  return jax.lax.stop_gradient(jax.nn.log_softmax(jnp.where(exists, log_gain, -1e9), axis=-1))
+def list_scores(models, params, request, items, creatives, objective):
+  """Returns score(Y) f32[B, U], by the reward model, of items i32[B, U, K] with the creatives i32[B, C]."""
+  place, present = jnp.maximum(items, 0), items >= 0
+  shown = jnp.where(present, take_rows(creatives, place), -1)
+  theta = generation.click_probabilities(models, params, request, items, shown)
+  bids, is_ad = take_rows(request.bid, place), take_rows(request.is_ad, place)
+  return slate.list_score(theta, bids, is_ad, objective, where=present)
 
 
 def best_creatives(params, prepared):
@@ -133,33 +141,14 @@ def best_creatives(params, prepared):
   return jnp.maximum(jnp.take_along_axis(own, best[..., None], axis=-1)[..., 0], 0)
 
 
-def step_divergence(models, params, prepared, steps, log_target, lists):
-  """Returns (f32[B], states f[B, T * M, d]): mean KL divergence of z over the choices, both renormalised over them."""
-  shape = steps["items"].shape
-  sequences = _with_item(steps).reshape(shape[0], -1, steps["prefix"].shape[-1])
-  codes = generation.list_codes(prepared.table, sequences)
-  logits, states = generation.apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
-  place = jnp.repeat(steps["place"], shape[2], axis=1)  # [B, T * M]
-  pick = lambda x: jnp.take_along_axis(x, place.reshape(*place.shape, *([1] * (x.ndim - 2))), axis=2)[:, :, 0]
-  under = constraints.available_items(prepared.table, steps["prefix"])
-  under = jnp.repeat(under, shape[2], axis=1)
-  items = steps["items"].reshape(shape[0], -1)
-  log_z = slate.items_log_z(
-    pick(logits), prepared.table, items, under, prepared.request.bid, prepared.prior, lists
-  ).reshape(shape)
-  exists = steps["items"] >= 0
-  log_z = jax.nn.log_softmax(jnp.where(exists, log_z, -1e9), axis=-1)
-  divergence = jnp.sum(jnp.where(exists, jnp.exp(log_target) * (log_target - log_z), 0.0), axis=-1)
-  return jnp.mean(divergence, axis=-1), pick(states)
-
-
-def creative_distance(models, params, prepared, steps, states, sharpness):
+def creative_distance(models, params, prepared, items, states, sharpness):
   """Returns f32[B]: mean cross-entropy of the creative chain (EGA Eq. 28) to the reward model's choice of creative.
+
+  Over the entries of items i32[B, K], whose states f[B, K, d] the chain follows.
 
   The labels are soft: softmax of the reward model's log-odds of a POI click plus a creative click for each own
   creative, sharpened.
   """
-  items = steps["items"].reshape(states.shape[:2])
   pois = jnp.maximum(take_rows(prepared.request.candidates, jnp.maximum(items, 0)), 0)
   own = params["catalog"].poi_creatives[pois]  # [B, X, R]
   exists = (own >= 0) & (items >= 0)[..., None]

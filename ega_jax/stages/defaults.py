@@ -37,20 +37,20 @@ def base_config() -> ml_collections.ConfigDict:
         "click_weight": 1.0,
         "weight_decay": 0.01,
         "drop_clicks": 0.3,  # share of examples whose history keeps visits only
+        "drop_time": 0.2,  # share of examples whose own time is unknown
       },
       "reward": {"steps": 500, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 0.3, "held_back_folds": 2,
                  # Longer or looser overfits; the ranker has the same sizes.
                  "model": {"width": 64, "dropout": 0.3, "id_dropout": 0.5, "members": 3}},
       "ranker": {"steps": 500, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 0.3},
       "align": {
-        "steps": 150,
+        "steps": 600,
         "batch_size": 16,
         "learning_rate": 2e-3,
         "trainable": r"generator/",
-        "temperature": 0.5,  # at which those lists are sampled
-        "places": 2,  # steps of a sampled list that are fitted, per request
-        "candidates": 24,  # choices compared at each of them
-        "floor": 0.05,  # a gain below this share of the step's best counts as this share
+        "temperature": 0.5,  # at which lists are sampled
+        "rounds": 8,  # of local search from each
+        "moves": 16,  # lists compared in a round
         "creative_weight": 1.0,
         "sharpness": 3.0,  # of the labels of creatives
       },
@@ -60,7 +60,7 @@ def base_config() -> ml_collections.ConfigDict:
         "learning_rate": 3e-4,
         "rollout": "greedy",  # or "sampled", token by token from z^(1 / temperature)
         "temperature": 0.5,
-        "trainable": r"generator/(poi_decoder|poi_head|item_prior)",
+        "trainable": r"generator/(poi_decoder|poi_head|item_prior|list_prior)",
       },
       "payment": {
         "steps": 2000,
@@ -92,6 +92,7 @@ def base_config() -> ml_collections.ConfigDict:
         "requests": 2000,  # of test: welfare, clicks
         "priced_requests": 400,  # of test: revenue
         "audited_requests": 200,  # of those: incentives
+        "frontier_requests": 200,  # of test, at each of a few ad loads
         "unshown": 4,  # random unshown ads per request, audited or deviating
         "refinements": 4,  # bisections of each audited curve
         "validation_requests": 400,

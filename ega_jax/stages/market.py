@@ -9,32 +9,40 @@ from ega_jax.stages.batches import REQUEST
 from ega_jax.systems import generation
 from ega_jax.systems.balance import equal_load, logged_ad_share, mean_ad_share
 from ega_jax.systems.merge import ad_share, greedy_merge
+from ega_jax.systems.rows import at_items
 from ega_jax.types import Request
 
 SAMPLE = 256
 
 
 def market_constants(config, models, params):
-  """Returns {"bid_scale", "organic_weight"}: the median bid, and what an organic click is worth in money.
+  """Returns {"bid_scale", "organic_weight", "slot_price"}, fixed before bids are seen: the median bid; what an organic
+  click is worth, in money; the price of an ad slot, in median bids.
 
-  The weight is where the greedy list by (bid or weight) * pCTR, every item judged alone, has the ad share of the logs:
-  the platform's own exchange rate between revenue and organic clicks. Fixed here, before bids are seen.
+  A click on an organic item is worth what a click on an ad earned the platform in the logs, on average. The price is
+  where the greedy list by bid * pCTR - price against weight * pCTR, every item judged alone, has the ad share of the
+  logs: a load is set by the multiplier of its constraint, which does not move the exchange rate of money and clicks.
   """
-  logs = read_split(config.data, "train", ("shown_item", "is_ad", "bid", "candidates"))
+  logs = read_split(config.data, "train", ("shown_item", "shown_payment", "click", "is_ad", "bid", "candidates"))
   shown = logs["shown_item"]
   target = float(ad_share(shown[:, None], logs["is_ad"]))
   bid_scale = float(np.median(logs["bid"][logs["is_ad"] & (logs["candidates"] >= 0)]))
+  clicked = at_items(logs["is_ad"], shown, False) & (logs["click"] > 0)
+  if not clicked.any():
+    raise ValueError(f"{config.data}: no ad was clicked in the training logs, so that a click has no worth")
+  weight = float(logs["shown_payment"][clicked].mean())
   rows = np.linspace(0, len(shown) - 1, min(SAMPLE, len(shown))).astype(int)
   request = Request.from_batch(read_split(config.data, "train", REQUEST, rows))
   theta = np.concatenate([_alone(models, params, _rows(request, i)) for i in np.array_split(np.arange(len(rows)), 16)])
   valid = request.candidates >= 0
 
-  def share(weight):
-    score = np.where(request.is_ad, request.bid, weight) * theta
+  def share(price):
+    score = np.where(request.is_ad, request.bid * theta - price * bid_scale, weight * theta)
     return float(ad_share(greedy_merge(score[:, None], request.is_ad, valid, config.list_length), request.is_ad))
 
-  found = equal_load(share, target, 1e-3 * bid_scale, 1e3 * bid_scale, tolerance=1e-4, max_trials=40)
-  return {"bid_scale": jnp.float32(bid_scale), "organic_weight": jnp.float32(found.knob)}
+  found = equal_load(share, target, -50.0, 200.0, tolerance=1e-4, max_trials=40, scale="linear", start=0.0)
+  constants = {"bid_scale": bid_scale, "organic_weight": weight, "slot_price": found.knob}
+  return {name: jnp.float32(value) for name, value in constants.items()}
 
 
 def _rows(request, index):
@@ -47,11 +55,11 @@ def _alone(models, params, request):
   return np.asarray(jax.nn.sigmoid(jnp.max(logits, axis=-1)))
 
 
-def balanced_scale(config, system):
-  """Returns the organic scale f32[] at which a system's ad share on validation is that of the logging policy."""
+def balanced_price(config, system):
+  """Returns the slot price, in median bids, at which a system's ad share on validation is the logging policy's."""
   logs = read_split(config.data, "validation", ("shown_item", "is_ad", "explored"))
   chunk, total = config.evaluation.chunk, len(logs["is_ad"])
   count = max(min(config.evaluation.load_requests, total) // chunk, 1) * chunk
   columns = read_split(config.data, "validation", REQUEST, np.linspace(0, total - 1, count).astype(int))
-  share = lambda scale: mean_ad_share(system.with_knob(scale), columns, chunk)
-  return jnp.float32(equal_load(share, logged_ad_share(logs), 0.05, 20.0, start=1.0).knob)
+  share = lambda price: mean_ad_share(system.with_knob(price), columns, chunk)
+  return equal_load(share, logged_ad_share(logs), -50.0, 200.0, scale="linear", start=system.knob).knob

@@ -11,7 +11,7 @@ from ega_jax.decoding.lists import ListConfig
 from ega_jax.losses.policy import marginal_contribution, policy_gradient_loss, sampled_policy_gradient_loss
 from ega_jax.models.ega import LIST
 from ega_jax.stages.batches import logged
-from ega_jax.stages.market import balanced_scale
+from ega_jax.stages.market import balanced_price
 from ega_jax.systems import generation
 from ega_jax.systems.ega import EGASystem, Options
 from ega_jax.training.stage import Stage
@@ -63,7 +63,7 @@ def policy_stage(
   def finish(params, previous):
     del previous
     system = EGASystem(name, models, params, lists, Options(bid_free=bid_free))
-    return {**params, "market": {**params["market"], "organic_scale": balanced_scale(config, system)}}
+    return generation.at_slot_price(params, balanced_price(config, system))
 
   return Stage(
     name=name,
@@ -100,6 +100,6 @@ def _marginal_contributions(models, params, prepared, bids, lists, rng, temperat
   theta = generation.click_probabilities(models, params, request, items, creatives)
   place = jnp.maximum(items, 0)
   at = lambda row: jax.vmap(lambda values, index: values[index])(row, place)
-  weight = params["market"]["organic_weight"]
-  score = slate.list_score(theta, at(request.bid), at(request.is_ad), weight, where=items >= 0)
+  objective = generation.objective(params["market"])
+  score = slate.list_score(theta, at(request.bid), at(request.is_ad), objective, where=items >= 0)
   return base[:, 0], marginal_contribution(score[:, 0], score[:, 1:]), score[:, 0]

@@ -12,7 +12,7 @@ from ega_jax.decoding import slate
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.losses import generation as losses
 from ega_jax.models.ega import LIST as LIST_TASK
-from ega_jax.models.ega import NEXT_VISITS, hide_clicks
+from ega_jax.models.ega import NEXT_VISITS, hide_clicks, hide_time
 from ega_jax.stages.batches import LIST, logged, main_folds
 from ega_jax.systems import generation
 from ega_jax.training.stage import Stage
@@ -37,9 +37,10 @@ def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", proce
 
   def loss(params, batch, rng):
     request = Request.from_batch(batch)
-    encode_rng, drop_rng, visit_rng, list_rng = jax.random.split(rng, 4)
-    # Some rows lose their clicks, so that both prompts also work on visits alone; both read one encoding.
+    encode_rng, drop_rng, time_rng, visit_rng, list_rng = jax.random.split(rng, 5)
+    # Some rows lose their clicks or their time, so that both prompts also work without; both read one encoding.
     request = hide_clicks(request, jax.random.bernoulli(drop_rng, options.drop_clicks, request.user.shape))
+    request = hide_time(request, jax.random.bernoulli(time_rng, options.drop_time, request.user.shape))
     memory = _encode(models, params, request, encode_rng)
     visits = _visit_loss(models, params, request, memory, batch["target_poi"][:, : options.targets], options, visit_rng)
     clicks, creatives = _list_losses(models, params, request, memory, batch, options, list_rng)

@@ -30,7 +30,7 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
     request = Request.from_batch(example_request(config))
     items = jnp.zeros((1, 1, config.list_length), jnp.int32)
     fresh = models.reward.init(rng, request, previous[source]["catalog"], items, items)["params"]
-    market = {"bid_scale": jnp.float32(1.0), "organic_weight": jnp.float32(1.0), "organic_scale": jnp.float32(1.0)}
+    market = {"bid_scale": jnp.float32(1.0), "organic_weight": jnp.float32(1.0), "slot_price": jnp.float32(0.0)}
     return {**previous[source], "reward": fresh, "market": market}
 
   def loss(params, batch, rng):

@@ -64,7 +64,7 @@ def _close(gap, met, tried, max_trials, low, high):
 def _grow(gap, start, low, high, tolerance):
   """Returns the ends [(place, gap or None if unknown)] * 2 of a bracket grown from `start` by steps that double.
 
-  The direction is that of a share that falls in the knob, as in an organic weight; where none is met on the way to an
+  The direction is that of a share that falls in the knob, as in a slot price; where none is met on the way to an
   end, the outer bracket is returned.
   """
   here, width = (start, gap(start)), 0.2

@@ -48,10 +48,10 @@ def believe(models, params, prepared, items):
 
 
 @functools.partial(jax.jit, static_argnames=("options",))
-def choose(options, request, found, creatives, theta, bids, organic_weight):
+def choose(options, request, found, creatives, theta, bids, objective):
   """Returns the Slate of every profile: the best list by score(Y) (EGA Eq. 24)."""
   worth = score_bids(options, request, bids)
-  items, chosen, _ = best_of(found, theta, worth, request.is_ad, organic_weight)
+  items, chosen, _ = best_of(found, theta, worth, request.is_ad, objective)
   exists = items >= 0
   shown = jnp.where(exists, take_rows(creatives, chosen), -1)
   return Slate(items=items, creatives=shown, click_probability=jnp.where(exists, take_rows(theta, chosen), 0.0))

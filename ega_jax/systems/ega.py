@@ -11,6 +11,7 @@ from ega_jax.decoding.beam import ListConfig, generate_lists
 from ega_jax.decoding.lists import allocate_in_chunks
 from ega_jax.systems import generation
 from ega_jax.systems.choice import Options, believe, choose, score_bids, token_bids
+from ega_jax.systems.kept import Kept
 from ega_jax.systems.profiles import (
   OwnBidLists,
   distinct_columns,
@@ -29,9 +30,9 @@ def _prepare(models, params, request):
 
 
 @functools.partial(jax.jit, static_argnames=("models", "options"))
-def _propose(models, options, params, prepared, bids, lists, organic_scale):
+def _propose(models, options, params, prepared, bids, lists):
   """Returns Lists of every profile bids f32[B, G, C]."""
-  config = generation.in_market(lists, params["market"], organic_scale)
+  config = generation.in_market(lists, params["market"])
   length = config.list_length * prepared.table.codes.shape[-1]
   decoder = generation.decoder(models, params, prepared.memory, length)
   if options.bid_free:
@@ -50,30 +51,31 @@ class EGASystem:
     models: generation.Models.
     params: the tree with "catalog", "ids", "generator", "reward", "market".
     lists: ListConfig of one profile; `sweep_prefixes` slots are used for sweeps.
-    organic_scale: the knob of the ad share: multiplies what an organic click is worth, in the score and in tokens.
-      None: the one fitted on validation, a leaf of params["market"].
   """
 
-  def __init__(self, name, models, params, lists: ListConfig, options=None, *, organic_scale=None, sweep_prefixes=1024):
+  def __init__(self, name, models, params, lists: ListConfig, options=None, *, sweep_prefixes=1024):
     self.name = name
     self.models, self.params, self.options = models, params, options or Options()
     if self.options.bid_free:
       lists = dataclasses.replace(lists, bid_cell=1.0)  # cells are for reports: expected values are none
+    self._kept = Kept()  # payment rules, audit and equilibrium ask for the same curves
     self.lists = dataclasses.replace(lists, max_prefixes=0)
     self.sweep_lists = dataclasses.replace(lists, max_prefixes=max(sweep_prefixes, lists.num_lists))
-    self.organic_scale = float(params["market"].get("organic_scale", 1.0)) if organic_scale is None else organic_scale
-
-  def with_knob(self, organic_scale):
-    """Returns the same system at another ad load."""
-    return EGASystem(
-      self.name, self.models, self.params, self.lists, self.options,
-      organic_scale=organic_scale, sweep_prefixes=self.sweep_lists.max_prefixes,
-    )  # fmt: skip
 
   @property
-  def organic_weight(self):
-    """What a click on an organic item is worth in score(Y), in money."""
-    return float(self.params["market"]["organic_weight"]) * self.organic_scale
+  def knob(self):
+    """The price of an ad slot in median bids, by which the ad load is set."""
+    return float(self.params["market"]["slot_price"])
+
+  def with_knob(self, slot_price):
+    """Returns the same system at another ad load."""
+    params, prefixes = generation.at_slot_price(self.params, slot_price), self.sweep_lists.max_prefixes
+    return EGASystem(self.name, self.models, params, self.lists, self.options, sweep_prefixes=prefixes)
+
+  @property
+  def objective(self):
+    """What score(Y) sets against bids, in money."""
+    return generation.objective(self.params["market"])
 
   def allocate(self, batch, bids) -> Slate:
     """Returns the Slate [B, G, K] of bids f[B, G, C] per click."""
@@ -89,7 +91,7 @@ class EGASystem:
   def _lists(self, batch, bids):
     prepared = _prepare(self.models, self.params, Request.from_batch(batch))
     config = self.lists if bids.shape[1] == 1 or self.options.bid_free else self.sweep_lists
-    propose = lambda some: _propose(self.models, self.options, self.params, prepared, some, config, self.organic_scale)
+    propose = lambda some: _propose(self.models, self.options, self.params, prepared, some, config)
     return prepared, allocate_in_chunks(propose, bids)
 
   def own_bid_lists(self, batch, bids, ads, nodes) -> OwnBidLists:
@@ -99,19 +101,24 @@ class EGASystem:
     request, bids, all_ads = Request.from_batch(batch), jnp.asarray(bids, jnp.float32), np.asarray(ads, np.int32)
     columns, back = present_columns(all_ads)
     ads = jnp.asarray(np.take_along_axis(all_ads, columns, 1))
-    prepared = _prepare(self.models, self.params, request)
     cells, _ = distinct_columns(self._cells(request, ads, np.take_along_axis(nodes, columns[..., None], 1)))
+    find = lambda: self._own_bid_lists(request, bids, ads, cells)
+    found, creatives, theta = self._kept.get((request, bids, ads, cells), find)
+    return OwnBidLists(request, bids, all_ads, columns, back, cells, found, creatives, theta)
+
+  def _own_bid_lists(self, request, bids, ads, cells):
+    """Returns (Lists, creatives, theta) of ads whose bids proposals see as cells f32[B, A, D]."""
+    prepared = _prepare(self.models, self.params, request)
     if self.options.bid_free:
       profiles = own_bid_profiles(bids, ads, jnp.asarray(cells))
-      found = _propose(self.models, self.options, self.params, prepared, profiles, self.lists, self.organic_scale)
+      found = _propose(self.models, self.options, self.params, prepared, profiles, self.lists)
     else:
       lists = self.sweep_lists
       propose = lambda ads, cells: propose_own_bids(
-        self.models, self.options, self.params, prepared, bids, ads, cells, lists, self.organic_scale
+        self.models, self.options, self.params, prepared, bids, ads, cells, lists
       )  # fmt: skip
       found = allocate_in_chunks(propose, ads, jnp.asarray(cells))
-    creatives, theta = believe(self.models, self.params, prepared, found.items)
-    return OwnBidLists(request, bids, all_ads, columns, back, cells, found, creatives, theta)
+    return found, *believe(self.models, self.params, prepared, found.items)
 
   def _cells(self, request, ads, nodes):
     """Returns f32[B, A, G]: what proposals see of the own bids."""
@@ -127,8 +134,7 @@ class EGASystem:
     if place is None:
       return None
     found, profiles = repeat_profiles(lists.found, jnp.asarray(place)), own_bid_profiles(lists.bids, ads, nodes)
-    weight = jnp.float32(self.organic_weight)
-    slate = choose(self.options, lists.request, found, lists.creatives, lists.theta, profiles, weight)
+    slate = choose(self.options, lists.request, found, lists.creatives, lists.theta, profiles, self.objective)
     back = lists.back[..., None, None]
     spread = lambda leaf: np.take_along_axis(np.asarray(leaf).reshape(*nodes.shape, leaf.shape[-1]), back, 1)
     return jax.tree.map(spread, slate)
@@ -139,6 +145,5 @@ class EGASystem:
 
   def _slate(self, prepared, found, bids):
     creatives, theta = believe(self.models, self.params, prepared, found.items)
-    weight = jnp.float32(self.organic_weight)
-    slate = choose(self.options, prepared.request, found, creatives, theta, bids, weight)
+    slate = choose(self.options, prepared.request, found, creatives, theta, bids, self.objective)
     return jax.tree.map(np.asarray, slate)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from ega_jax.decoding.lists import Decoder, take_rows
+from ega_jax.decoding.prior import ListPrior
+from ega_jax.decoding.slate import Objective
 from ega_jax.models.ega import EGA, LIST
 from ega_jax.models.reward import RewardModel
 from ega_jax.types import CandidateTable, record
@@ -30,20 +32,30 @@ class Prepared:
   request: object
   memory: object
   table: CandidateTable
-  prior: jax.Array | None  # f32[B, C]; None without an item prior
+  prior: ListPrior | jax.Array | None  # f32[B, C] where it does not see the list; None without an item prior
   alone: dict | None  # {"poi", "creative"}: `alone` of every candidate; None without a reward model
   creatives: jax.Array | None  # i32[B, C]  of each candidate; None where a creative depends on the list before it
 
 
-def in_market(lists, market, organic_scale=1.0):
-  """Returns the ListConfig in the units of a market: params["market"] and the knob of the ad load.
+def objective(market) -> Objective:
+  """Returns what params["market"] sets against bids: its "slot_price" is in units of its "bid_scale"."""
+  return Objective(market["organic_weight"], market["slot_price"] * market["bid_scale"])
+
+
+def at_slot_price(params, slot_price):
+  """Returns the tree whose ad slots cost `slot_price` median bids."""
+  return {**params, "market": {**params["market"], "slot_price": jnp.float32(slot_price)}}
+
+
+def in_market(lists, market):
+  """Returns the ListConfig in the units of a market, params["market"].
 
   Bids are divided by the logs' median. An organic item weighs as much as an ad that bids what the list score says an
   organic click is worth, w = organic_weight^alpha + beta: one objective for tokens and lists (our decision; the paper's
   organic items bid 0 and weigh beta, which at a given ad share would have to be made up for by the logits).
   """
   scale = market["bid_scale"]
-  worth = market["organic_weight"] * organic_scale / scale
+  worth = market["organic_weight"] / scale
   return dataclasses.replace(lists, bid_scale=scale, organic_beta=worth**lists.alpha + lists.beta)
 
 
@@ -83,8 +95,11 @@ def prepare(models, params, request, *, rng=None, task=LIST, visits_only=False) 
   )  # fmt: skip
   logits = alone(models, params, request) if "reward" in params else None
   belief = None if logits is None else jnp.max(jax.nn.log_sigmoid(logits["poi"]), axis=-1)
-  prior = item_prior(models, params, memory, request, request.candidates, request.is_ad, task, belief)
+  prior = list_prior(models, params, memory, request, task, belief)
   table, creatives = candidate_table(request, ids), None
+  if belief is not None:
+    charge = jnp.where(table.is_ad, objective(params["market"]).slot_price * jnp.exp(-belief), 0.0)
+    table = dataclasses.replace(table, slot_charge=charge)
   if models.generator.config.creative_context == "item":
     states = apply(models.generator, generator, "creative_states", memory, jnp.maximum(table.codes, 0))
     creatives = choose_creatives(models, params, states, request.candidates, creative_belief(logits))
@@ -114,6 +129,19 @@ def item_prior(models, params, memory, request, candidates, is_ad=None, task=LIS
     models.generator, params["generator"], "candidate_logits", memory, request, params["catalog"], candidates,
     is_ad=is_ad, task=task, belief=belief,
   )  # fmt: skip
+
+
+def list_prior(models, params, memory, request, task=LIST, belief=None):
+  """Returns the prior of a request's candidates: a ListPrior, f32[B, C] if the generator's does not see the list, None
+  if it has none.
+  """
+  base = item_prior(models, params, memory, request, request.candidates, request.is_ad, task, belief)
+  if base is None or not models.generator.config.list_prior:
+    return base
+  found = apply(
+    models.generator, params["generator"], "candidate_relations", params["catalog"], request.candidates
+  )  # fmt: skip
+  return ListPrior(base, *found, is_ad=request.is_ad & request.valid)
 
 
 def decoder(models, params, memory, length, task=LIST) -> Decoder:

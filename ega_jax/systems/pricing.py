@@ -68,7 +68,7 @@ def rate_inputs(system, batch, bids, ads, nodes, slate):
   flat = lambda leaf: np.asarray(leaf).reshape(shape[0], shape[1] * shape[2], -1)
   moved, own = np.repeat(ads, shape[2], axis=1), np.asarray(nodes, np.float32).reshape(shape[0], -1)
   changed = with_own_bid(np.asarray(bids, np.float32), moved, own)
-  lists = generation.in_market(system.lists, system.params["market"], system.organic_scale)
+  lists = generation.in_market(system.lists, system.params["market"])
   items, theta = flat(slate.items), flat(slate.click_probability)
   found = _rate_inputs(system.models, system.params, batch, jnp.asarray(changed), items, theta, moved, lists)
   return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), found)

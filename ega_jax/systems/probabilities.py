@@ -26,7 +26,7 @@ def shown_probabilities(system, batch, bids, slate):
 
   Args: system: an EGASystem whose bids are not virtual; slate: what it allocated to bids f[B, G, C].
   """
-  lists = generation.in_market(system.lists, system.params["market"], system.organic_scale)
+  lists = generation.in_market(system.lists, system.params["market"])
   request = Request.from_batch(batch)
   first = jnp.asarray(bids[:, 0], jnp.float32)
   if system.options.bid_free:

@@ -98,9 +98,9 @@ def own_bid_profiles(bids, ads, nodes):
 
 
 @functools.partial(jax.jit, static_argnames=("models", "options"))
-def propose_own_bids(models, options, params, prepared, bids, ads, moved, lists, organic_scale):
+def propose_own_bids(models, options, params, prepared, bids, ads, moved, lists):
   """Returns Lists of the profiles (ad, what its tokens are worth f32[B, A, D]), bids f32[B, C] elsewhere."""
-  config = generation.in_market(lists, params["market"], organic_scale)
+  config = generation.in_market(lists, params["market"])
   length = config.list_length * prepared.table.codes.shape[-1]
   decoder = generation.decoder(models, params, prepared.memory, length)
   base = token_bids(options, score_bids(options, prepared.request, bids[:, None])[:, 0])

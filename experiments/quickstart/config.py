@@ -28,6 +28,7 @@ def get_config():
   evaluation = config.evaluation
   evaluation.requests, evaluation.priced_requests, evaluation.audited_requests = 480, 64, 16
   evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 16, 192
+  evaluation.frontier_requests = 48
   evaluation.unshown, evaluation.refinements = 2, 0
   return config
 

@@ -8,6 +8,7 @@ from ega_jax.baselines.cascade import Cascade
 from ega_jax.baselines.list_generation import ListGeneration
 from ega_jax.stages import recipe
 from ega_jax.systems.ega import Options
+from oracles_evaluation import score_by_loop
 
 LENGTH = 4
 
@@ -30,7 +31,7 @@ def _shown(system):
 
 
 def test_greedy_slots_follow_the_ad_load_knob():
-  shares = [_shown(_cascade().with_knob(scale))[1].mean() for scale in (0.01, 1.0, 100.0)]
+  shares = [_shown(_cascade().with_knob(price))[1].mean() for price in (-30.0, 0.3, 30.0)]
   assert shares[0] >= shares[1] >= shares[2] and shares[0] > shares[2]
 
 
@@ -44,8 +45,8 @@ def test_reranking_never_lowers_the_score_of_the_list_it_starts_from():
   batch = tiny_run.requests_of_test()
 
   def score(slate, system):
-    worth = np.where(batch["is_ad"], batch["bid"], system.organic_weight)
-    return (np.take_along_axis(worth, slate.items[:, 0], 1) * slate.click_probability[:, 0]).sum(-1)
+    rows = zip(slate.items[:, 0], slate.click_probability[:, 0], batch["bid"], batch["is_ad"], strict=True)
+    return np.array([score_by_loop(*row, *map(float, system.objective)) for row in rows])
 
   alone, many = _cascade(num_lists=1), _cascade(num_lists=12)
   before, after = score(_shown(alone)[0], alone), score(_shown(many)[0], many)

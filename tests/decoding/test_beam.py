@@ -1,14 +1,17 @@
-"""Beam search against the dictionary oracle."""
+"""Beam search against the dictionary oracle: bids, priors that see the list, charged slots, shared codes."""
+
+import itertools
 
 import jax
 import numpy as np
 import pytest
 
-from ega_jax.decoding.beam import generate_lists
+from ega_jax.decoding.beam import generate_lists, own_bid_sweep
 from ega_jax.decoding.lists import ListConfig
 from oracles_decoding import ToyModel, random_markets, stack
 
 SIZES = {"batch": 3, "ads": 7, "organic": 4, "levels": 2, "vocabulary": 5}
+SEEING = {"list_prior": 4, "charged": True}
 
 
 def _case(seed, settings, **sizes):
@@ -45,6 +48,11 @@ def _compare(lists, beams, profile=0):
     {"organic_beta": 9.0, "bid_scale": 0.5},
     {"use_prior": False},
     {"use_bids": False, "use_prior": False},
+    SEEING,
+    {"list_prior": 4, "use_bids": False},
+    {"charged": True, "use_prior": False, "token_bid": "expected"},
+    {"token_bid": "mean", "organic_beta": 0.7, **SEEING},
+    {"token_bid": "expected", "organic_beta": 4.0, "bid_scale": 0.5, **SEEING},
   ],
 )
 @pytest.mark.parametrize("size", [1, 6])
@@ -57,19 +65,36 @@ def test_beam_is_the_oracles(settings, size):
   _compare(lists, _expected(markets, model, config))
 
 
-def test_shared_codes_go_to_the_highest_bid_power_times_prior():
-  markets, model, (table, bids, prior) = _case(1, {}, unique=False)
+@pytest.mark.parametrize("settings", [{}, SEEING])
+def test_shared_codes_go_to_the_highest_bid_power_times_prior(settings):
+  markets, model, (table, bids, prior) = _case(1, settings, unique=False)
   config = ListConfig(list_length=4, num_lists=5, collision="bucket")
   lists = jax.jit(lambda: generate_lists(model.decoder(3), table, bids[:, None], prior, config))()
   _compare(lists, _expected(markets, model, config))
 
 
-def test_profiles_share_prefixes_without_changing_them():
-  markets, model, (table, bids, prior) = _case(2, {})
+@pytest.mark.parametrize(
+  "settings", [{}, SEEING, {"token_bid": "mean", **SEEING}, {"token_bid": "expected", **SEEING}]
+)
+def test_profiles_share_prefixes_without_changing_them(settings):
+  markets, model, (table, bids, prior) = _case(2, settings)
   profiles = np.stack([bids, 0 * bids, bids * np.float32(3), bids[:, ::-1] * table.is_ad], 1)
-  config = ListConfig(list_length=4, num_lists=5, max_prefixes=20)
+  config = ListConfig(list_length=4, num_lists=5, max_prefixes=20, token_bid=markets[0].token_bid)
   lists = jax.jit(lambda: generate_lists(model.decoder(3), table, profiles, prior, config))()
   for g in range(4):
     for b, market in enumerate(markets):
       market.bids = [float(x) for x in profiles[b, g]]
     _compare(lists, _expected(markets, model, config), g)
+
+
+@pytest.mark.parametrize("unique", [True, False])
+def test_own_bids_are_the_oracles_where_slots_are_charged(unique):
+  markets, model, (table, bids, prior) = _case(3, SEEING, unique=unique)
+  ads = np.array([[4, 7], [9, 5], [6, -1]], np.int32)
+  nodes = np.broadcast_to(np.float32([0.0, 0.8, 3.0, 20.0]), (3, 2, 4))
+  config = ListConfig(list_length=4, num_lists=4, max_prefixes=32, collision="suffix" if unique else "bucket")
+  lists = jax.jit(lambda: own_bid_sweep(model.decoder(3), table, bids, ads, nodes, prior, config))()
+  for a, g in itertools.product(range(2), range(4)):
+    for b, market in enumerate(markets):
+      market.bids = [float(nodes[b, a, g]) if i == ads[b, a] else float(x) for i, x in enumerate(bids[b])]
+    _compare(lists, _expected(markets, model, config), 4 * a + g)

@@ -1,5 +1,7 @@
 """Rollouts, teacher-forced log z, the choice among lists, and creatives."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,9 @@ from ega_jax.decoding import slate
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.types import CandidateTable, Lists
 from oracles_decoding import ToyModel, random_markets, stack
+from oracles_evaluation import score_by_loop
+
+SEEING = {"list_prior": 4, "charged": True}
 
 
 def _case(seed, ads=6, organic=3, **settings):
@@ -17,9 +22,11 @@ def _case(seed, ads=6, organic=3, **settings):
   return rng, markets, ToyModel(rng, 5, 10), stack(markets)
 
 
-def test_masked_greedy_is_the_beam_of_one_without_the_candidate():
-  _, markets, model, (table, bids, prior) = _case(0)
-  config = ListConfig(list_length=4, num_lists=1)
+@pytest.mark.parametrize("token_bid", ["max", "mean", "expected"])
+@pytest.mark.parametrize("settings", [{}, SEEING, {"unique": False, **SEEING}])
+def test_masked_greedy_is_the_beam_of_one_without_the_candidate(settings, token_bid):
+  _, markets, model, (table, bids, prior) = _case(0, token_bid=token_bid, **settings)
+  config = ListConfig(list_length=4, num_lists=1, token_bid=token_bid)
   masked = np.zeros((2, 4, 10), bool)
   masked[:, 1, 1] = masked[:, 2, 5] = masked[:, 3, 2:9] = True
   items = np.asarray(jax.jit(lambda: slate.greedy(model.decoder(2), table, bids, prior, config, masked))())
@@ -40,16 +47,17 @@ def test_at_a_low_temperature_sampling_is_greedy():
   assert (np.asarray(warm) != np.asarray(cold)).any()
 
 
-def test_sampled_lists_follow_z():
-  _, markets, model, (table, bids, prior) = _case(1, ads=2, organic=1)
-  config = ListConfig(list_length=1, num_lists=1)
+@pytest.mark.parametrize("length,settings", [(1, {}), (2, SEEING)])
+def test_sampled_lists_follow_z(length, settings):
+  _, markets, model, (table, bids, prior) = _case(1, ads=2, organic=1, **settings)
+  config = ListConfig(list_length=length, num_lists=1)
   masked = np.zeros((2, 4000, 4), bool)
   sample = jax.jit(lambda rng: slate.sampled(model.decoder(2), table, bids, prior, config, rng, masked))
   items = np.asarray(sample(jax.random.key(0)))
   for b, market in enumerate(markets):
-    for item in range(3):
-      z = np.exp(market.log_z(lambda path, b=b: model.logits(path, b), (item,))[0])
-      assert abs(np.mean(items[b, :, 0] == item) - z) < 4 * np.sqrt(z * (1 - z) / 4000) + 1e-3
+    for one in itertools.permutations(range(3), length):
+      z = np.exp(sum(market.log_z(lambda path, b=b: model.logits(path, b), one)))
+      assert abs(np.mean((items[b] == one).all(-1)) - z) < 4 * np.sqrt(z * (1 - z) / 4000) + 1e-3
 
 
 def test_lists_sampled_at_a_temperature_have_the_log_probability_that_is_taken_of_them():
@@ -70,14 +78,17 @@ def test_lists_sampled_at_a_temperature_have_the_log_probability_that_is_taken_o
   np.testing.assert_allclose(total, 1.0, rtol=1e-4)
 
 
+@pytest.mark.parametrize("token_bid", ["max", "mean", "expected"])
+@pytest.mark.parametrize("seeing", [{}, SEEING])
 @pytest.mark.parametrize("reuse", [False, True])
-def test_list_log_z(reuse):
-  _, markets, model, (table, bids, prior) = _case(2, reuse=reuse)
+def test_list_log_z(reuse, seeing, token_bid):
+  _, markets, model, (table, bids, prior) = _case(2, reuse=reuse, token_bid=token_bid, **seeing)
+  config = ListConfig(list_length=4, token_bid=token_bid)
   items = np.array([[2, 2, 5, 0], [8, 1, 1, -1]] if reuse else [[0, 4, 1, 2], [3, 0, 8, -1]])
   codes = np.array([[m.codes[i] for i in row] for m, row in zip(markets, items, strict=True)]).reshape(2, -1)
   logits = np.array([[model.logits(path[:t], b) for t in range(8)] for b, path in enumerate(codes)], np.float32)
   logits = logits.reshape(2, 4, 2, 5)
-  found = np.asarray(slate.list_log_z(logits, table, items, bids, prior, ListConfig(list_length=4), reuse))
+  found = np.asarray(slate.list_log_z(logits, table, items, bids, prior, config, reuse))
   for b, market in enumerate(markets):
     expected = market.log_z(lambda path, b=b: model.logits(path, b), tuple(i for i in items[b] if i >= 0))
     np.testing.assert_allclose(found[b], expected + [0.0] * (4 - len(expected)), rtol=2e-5, atol=2e-5)
@@ -138,7 +149,25 @@ def test_a_shared_catalogue_is_broadcast():
   np.testing.assert_allclose(one, many, rtol=1e-6)
 
 
-def test_best_of_scores_every_list_and_breaks_ties_by_items():
+def test_the_list_score_charges_every_ad_shown_and_nothing_else():
+  rng = np.random.default_rng(8)
+  items = np.stack([rng.permutation(6)[:4] for _ in range(30)])
+  items[::3, 3] = -1
+  theta, bids, is_ad = rng.uniform(size=items.shape), rng.normal(size=6), np.arange(6) >= 2
+  own, ads = bids[np.maximum(items, 0)], is_ad[np.maximum(items, 0)]
+  for price in (0.0, 0.25, -0.5):
+    score = slate.list_score(theta, own, ads, slate.Objective(0.4, price), where=items >= 0)
+    expected = [score_by_loop(row, clicks, bids, is_ad, 0.4, price) for row, clicks in zip(items, theta, strict=True)]
+    np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-6)
+    full = items[:, 3] >= 0
+    np.testing.assert_allclose(
+      slate.list_score(theta, own, ads, slate.Objective(0.4, price))[full], np.array(expected)[full], atol=1e-6
+    )
+  assert slate.Objective(0.4) == (0.4, 0.0)
+
+
+@pytest.mark.parametrize("price", [0.0, 0.3, -0.2])
+def test_best_of_scores_every_list_and_breaks_ties_by_items(price):
   rng = np.random.default_rng(7)
   items = np.stack([np.stack([rng.permutation(6)[:3] for _ in range(5)]) for _ in range(2)])
   theta, bids = rng.uniform(size=(2, 5, 3)), rng.normal(size=(2, 3, 6))
@@ -148,11 +177,10 @@ def test_best_of_scores_every_list_and_breaks_ties_by_items():
   log_z[:, :, 3] = -np.inf
   log_z[1, 2] = -np.inf
   lists = Lists(items, index, log_z, np.zeros(2, bool))
-  found, chosen, score = slate.best_of(lists, theta, bids, is_ad, 0.4)
+  found, chosen, score = slate.best_of(lists, theta, bids, is_ad, slate.Objective(0.4, price))
   for b in range(2):
     for g in range(3):
-      worth = np.append([0.4, 0.4], bids[b, g, 2:])
-      each = {u: np.vdot(worth[items[b, u]], theta[b, u]) for u in index[b, g, :3]}
+      each = {u: score_by_loop(items[b, u], theta[b, u], bids[b, g], is_ad[b], 0.4, price) for u in index[b, g, :3]}
       if (b, g) == (1, 2):
         assert np.all(found[b, g] == -1) and score[b, g] == -np.inf
         continue
@@ -160,5 +188,5 @@ def test_best_of_scores_every_list_and_breaks_ties_by_items():
       assert chosen[b, g] == best and np.array_equal(found[b, g], items[b, best])
       np.testing.assert_allclose(score[b, g], each[best], rtol=1e-5)
   tied = Lists(items, np.broadcast_to(np.arange(5), (2, 3, 5)), np.zeros((2, 3, 5)), np.zeros(2, bool))
-  found, _, _ = slate.best_of(tied, theta, bids * 0, is_ad, 0.0)
+  found, _, _ = slate.best_of(tied, theta, bids * 0, is_ad, slate.Objective(0.0))
   assert all(tuple(found[b, g]) == min(map(tuple, items[b])) for b in range(2) for g in range(3))

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import oracles_evaluation as toy
+from ega_jax.decoding.slate import Objective
 from ega_jax.evaluation import market, oracle, payments, systems
+from ega_jax.systems import balance
 
 
 def test_figures_by_hand():
@@ -77,7 +79,7 @@ def test_another_reward_model_can_be_the_evaluator():
 
 def test_oracle_bounds_the_toys_and_is_legal():
   world = toy.ToyWorld(num_requests=12)
-  best = oracle.Oracle(world, world.poi_creatives, world.list_length, organic_weight=0.5, beam=8, pool=5)
+  best = oracle.Oracle(world, world.poi_creatives, world.list_length, objective=Objective(0.5), beam=8, pool=5)
   floor = oracle.PopularityFloor(world.popularity, world.poi_creatives, world.list_length)
   score = {}
   for system in (best, toy.RankByBid(world), floor):
@@ -95,28 +97,39 @@ def test_oracle_bounds_the_toys_and_is_legal():
       assert all(c in world.poi_creatives[p] for c, p in zip(slate.creatives[row, 0], pois, strict=True))
 
 
-def test_oracle_with_a_full_beam_is_the_best_list():
+@pytest.mark.parametrize("price", [0.0, 0.08, -0.2, 0.4])
+def test_oracle_with_a_full_beam_is_the_best_list(price):
   world = toy.ToyWorld(num_requests=3, num_ads=4, num_organic=2)
-  best = oracle.Oracle(world, world.poi_creatives, 3, organic_weight=0.5, beam=500, pool=4)
+  best = oracle.Oracle(world, world.poi_creatives, 3, objective=Objective(0.5, price), beam=500, pool=4)
   totals = systems.evaluate_system(best, payments.Free(), world.columns, world)
   every = toy.AffineMaximiser(world, num_lists=120, organic_weight=0.5).lists
   legal = [list(y) for y in every if [i for i in y if i < 2] == list(range(sum(i < 2 for i in y)))]
   for row in range(3):
     pois = world.columns["candidates"][row]
     creatives = world.poi_creatives[pois, 0]
-    weight = np.where(world.columns["is_ad"][row], world.columns["bid"][row], 0.5)
     scores = []
     for items in legal:
       poi = world.click_probabilities(np.array([row]), np.array([items]), creatives[items][None])[0][0]
-      scores.append((poi * weight[items]).sum())
+      scores.append(toy.score_by_loop(items, poi, world.columns["bid"][row], world.columns["is_ad"][row], 0.5, price))
     found = totals["true/welfare"][row] + 0.5 * totals["true/organic_clicks"][row]
+    found -= price * totals["ad_impressions"][row]
     assert found == pytest.approx(max(scores), rel=1e-6)
 
 
-def test_lists_longer_than_the_candidates_end_in_empty_slots():
+def test_the_oracle_shows_fewer_ads_the_more_their_slots_cost():
+  world = toy.ToyWorld(num_requests=12, num_ads=5, num_organic=4)
+  share = []
+  for price in (-5.0, 0.0, 0.05, 0.15, 5.0):
+    best = oracle.Oracle(world, world.poi_creatives, world.list_length, objective=Objective(0.5, price), beam=8)
+    share.append(balance.mean_ad_share(best, world.columns, 12))
+  assert all(np.diff(share) <= 0) and share[0] == 1 and share[-1] == 0 and len(set(share)) >= 4
+
+
+@pytest.mark.parametrize("price", [0.0, 3.0])
+def test_lists_longer_than_the_candidates_end_in_empty_slots(price):
   world = toy.ToyWorld(num_requests=2, num_ads=1, num_organic=1)
-  for kind in (oracle.Oracle, lambda *sizes: oracle.PopularityFloor(world.popularity, *sizes)):
-    system = kind(*([world] if kind is oracle.Oracle else []), world.poi_creatives, 3)
+  best = oracle.Oracle(world, world.poi_creatives, 3, objective=Objective(1.0, price))
+  for system in (best, oracle.PopularityFloor(world.popularity, world.poi_creatives, 3)):
     items = system.allocate(world.columns, systems.truthful(world.columns)).items[:, 0]
     assert (items[:, 2] == -1).all() and (np.sort(items[:, :2]) == [0, 1]).all()
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ega_jax.decoding.slate import Objective
 from ega_jax.evaluation import snips
 
 
@@ -56,10 +57,16 @@ def test_creatives_must_match_and_nothing_matched_is_nan():
 
 def test_score_of_totals_and_logs():
   totals = {"model/welfare": np.array([1.0, 2]), "model/organic_clicks": np.array([0.5, 0.1])}
-  assert snips.choice_score(totals, 2.0) == pytest.approx((1 + 1 + 2 + 0.2) / 2)
+  totals["ad_impressions"] = np.array([3.0, 1])
+  assert snips.choice_score(totals, Objective(2.0)) == pytest.approx((1 + 1 + 2 + 0.2) / 2)
+  assert snips.choice_score(totals, Objective(2.0, 0.1)) == pytest.approx((1 + 1 - 0.3 + 2 + 0.2 - 0.1) / 2)
   logs = dict(shown_item=np.array([[1, 0, -1]]), click=np.array([[1, 1, 1]]), bid=np.array([[0.0, 3.0]]))
   logs["is_ad"] = np.array([[False, True]])
-  np.testing.assert_allclose(snips.score_reward(logs, 0.5), [[3.0, 0.5, 0.0]])
+  np.testing.assert_allclose(snips.score_reward(logs, Objective(0.5)), [[3.0, 0.5, 0.0]])
+  unclicked = logs | {"click": np.zeros((1, 3))}
+  for given, clicks in ((logs, [[3.0, 0.5, 0.0]]), (unclicked, [[0.0, 0.0, 0.0]])):  # an ad is charged as it is shown
+    expected = np.subtract(clicks, [[0.4, 0.0, 0.0]])
+    np.testing.assert_allclose(snips.score_reward(given, Objective(0.5, 0.4)), expected)
 
 
 def test_logs_can_object_to_a_choice():

@@ -73,6 +73,9 @@ def test_evaluation_writes_figures_and_a_report(tmp_path):
   said, evaluate = [], lambda **how: evaluate_seed(config, finals, str(tmp_path / "seed"), commit="1", **how)
   figures = evaluate(only=("popularity", "MCA", "EGA"))
   assert list(figures["systems"]) == ["popularity", "MCA", "EGA"]
+  points = figures["systems"]["MCA"]["frontier"]
+  assert len(points) == 5 and points[0]["ad_share"] < points[-1]["ad_share"] and points[0]["knob"] > points[-1]["knob"]
+  assert len(figures["systems"]["EGA"]["frontier"]) == 5 and not figures["systems"]["popularity"]["frontier"]
   assert evaluate(say=said.append) == json.loads(json.dumps(figures)) and not said  # nothing left to do
   evaluate(only=("popularity",), say=said.append)
   assert len(said) == 1 and said[0].startswith("popularity")
@@ -86,6 +89,7 @@ def test_evaluation_writes_figures_and_a_report(tmp_path):
   results = over_seeds.results([str(tmp_path / "seed")], title="tiny")
   text = open(report.write(results, str(tmp_path / "out")), encoding="utf-8").read()
   assert all(f"{name}" in text for name in figures["systems"])
+  assert set(results["frontier"]) == {"MCA", "EGA"} and (tmp_path / "out" / "frontier.png").is_file()
   with pytest.raises(ValueError, match="'EGA2' is unknown; allowed: .*EGA"):
     evaluate_seed(config, finals, str(tmp_path / "seed"), only=("EGA2",))
 

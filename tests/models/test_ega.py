@@ -166,9 +166,11 @@ def test_every_parameter_has_logical_names_and_a_gradient(setting):
     prior = _apply(
       s, "candidate_logits", memory, s["rows"], s["catalog"], s["rows"].candidates, is_ad=s["rows"].is_ad, belief=belief
     )
+    relation, decay, ad_slot = _apply(s, "candidate_relations", s["catalog"], s["rows"].candidates)
+    seeing = jnp.einsum("bji,k->bik", relation, decay) + ad_slot
     own = s["creative"][:, :, None]
     creative = _apply(s, "creative_scores", logits[1][1], own, jnp.zeros(own.shape[:-1]), jnp.ones(own.shape[:-1]))
-    return sum(jnp.sum(jnp.sin(x)) for x in (logits[0][0], logits[1][0], prior, creative))
+    return sum(jnp.sum(jnp.sin(x)) for x in (logits[0][0], logits[1][0], prior, seeing, creative))
 
   gradients = jax.jit(jax.grad(total))(setting["params"])
   for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 import oracles_models as oracle
 from ega_jax.models import calibration, reward
+from ega_jax.models.pairs import LearnedPairs
 
 LENGTH = 4
 
@@ -199,10 +200,11 @@ def test_the_prediction_is_the_mean_of_members_that_differ(setting):
 
 def test_complements_are_told_from_a_table_of_parent_categories(setting):
   catalog, pois = setting["catalog"], np.array([[[0, 1, 2, -1]]], np.int32)
-  module = reward.LearnedPairs(setting["module"].config)
+  config = setting["module"].config
+  module = LearnedPairs(config.num_parents, config.pair_kinds, config.pair_rank)
   params = nn.meta.unbox(module.init(jax.random.key(0), catalog, pois)["params"])
   pairs = np.asarray(module.apply({"params": params}, catalog, pois))
-  kinds = setting["module"].config.pair_kinds
+  kinds = config.pair_kinds
   assert pairs.shape == (1, 1, 4, 4, 2 * kinds) and (pairs[..., 3, :, :] == 0).all() and (pairs[..., 3, :] == 0).all()
   parent = np.asarray(catalog.poi_parent)
   np.testing.assert_allclose(pairs[0, 0, 0, 1, :kinds], params["parents"][parent[0], parent[1]], atol=1e-6)

@@ -59,13 +59,14 @@ def test_the_policy_gradient_moves_only_what_is_trainable(stage):
   fitted = {name for name in moved if name.startswith("market")}
   trainable = tiny_run.config().policy.trainable
   assert moved - fitted and all(re.search(trainable, name) for name in moved - fitted)
-  assert fitted <= {"market/organic_scale"}
+  assert fitted <= {"market/slot_price"}
 
 
-def test_market_constants_are_positive_and_the_calibration_was_fitted():
+def test_market_constants_are_positive_and_of_the_logs():
   _, finals = tiny_run.trained()
   market = {name: float(value) for name, value in finals["policy"]["market"].items()}
-  assert set(market) == {"bid_scale", "organic_weight", "organic_scale"} and min(market.values()) > 0
+  assert set(market) == {"bid_scale", "organic_weight", "slot_price"} and np.isfinite(list(market.values())).all()
+  assert market["bid_scale"] > 0 and market["organic_weight"] > 0  # a slot's price may be a subsidy
   from ega_jax.data.pipeline import read_split
 
   logs = read_split(tiny_run.data(), "train", ("bid", "is_ad", "candidates"))
