@@ -272,7 +272,7 @@ class ItemPrior(nn.Module):
     """
     one = jnp.ones((*features.shape[:-1], 1))
     counts = [jnp.expm1(features[..., COUNTS]), features[..., SUCCESSOR_SHARE, None], one]
-    start = jnp.log(jnp.array([1.0, 0.3, 3.0, 3.0, 0.3, 1e-3]))
+    start = jnp.log(jnp.array([1.0, 1.0, 0.3, 10.0, 0.1, 1e-3]))
     weights = self.param("count_weights", partitioned(lambda key, shape: start, (None,)), start.shape)
     first = partitioned(lambda key, shape: jnp.eye(1, *shape)[0], (None,))  # 1 for next visits
     return self.param("counts", first, (NUM_TASKS,))[task] * jnp.log(jnp.concatenate(counts, -1) @ jnp.exp(weights))

@@ -18,7 +18,7 @@ def get_config():
   config.reward.steps = 300
   config.reward.model.members = 2
   config.ranker.steps = 250
-  config.align.steps = 80
+  config.align.steps = 150
   config.policy.steps = 80
   config.policy.batch_size = 16
   config.policy.rollout = "sampled"

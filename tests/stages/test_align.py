@@ -181,3 +181,10 @@ def test_the_loss_falls_when_it_is_followed(setting):
   assert distances[-1] < 0.9 * distances[0]
   learned = gradient["list_prior"]
   assert all(np.abs(leaf).max() > 0 for leaf in (learned["mix"]["kernel"], learned["ad_slot"]))
+
+
+def test_a_search_without_neighbours_is_refused():
+  config = tiny_run.config().copy_and_resolve_references()
+  config.align.moves = 1
+  with pytest.raises(ValueError, match="config.align.moves is 1"):
+    align.align_stage(config, tiny_run.models(), recipe.list_config(config))

@@ -96,3 +96,12 @@ def test_own_bid_curves_are_those_without_it(options, monkeypatch):
   assert sum(each is system for each in calls) == 3 and sum(each is plain for each in calls) == len(asked)
   system.with_knob(4.0).sweep(batch, batch["bid"], ads, nodes)
   assert len(calls) == 3 + len(asked) + 1  # another price of a slot is another system
+
+
+def test_what_does_not_fit_is_not_kept_and_drops_nothing():
+  kept, compute, larger = Kept(limit=32), Counted(), Counted(size=20)
+  kept.get(b"small", compute)
+  assert kept.get(b"large", larger).size == 20 and kept.size == 16
+  kept.get(b"large", larger)
+  kept.get(b"small", compute)
+  assert (larger.calls, compute.calls) == (2, 1)

@@ -1,0 +1,73 @@
+"""What the prior makes of counts, by a loop over the history, and requests whose time is hidden."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import oracles_models as oracle
+from ega_jax.models import ega
+from ega_jax.models.features import NAMES, candidate_features
+
+
+@pytest.fixture(scope="module")
+def setting():
+  rng = np.random.default_rng(0)
+  catalog = oracle.catalog(rng)
+  rows = oracle.request(rng, catalog)
+  catalog = jax.tree.map(jnp.asarray, catalog)
+  module = ega.ItemPrior(ega.tiny(num_pois=30, num_users=7))
+  summary = jnp.zeros((rows.user.shape[0], 32))
+  apply = lambda params, task: module.apply(
+    {"params": params}, summary, rows, catalog, rows.candidates, rows.is_ad, task
+  )
+  params = jax.tree.map(
+    jnp.asarray, oracle.random_params(rng, jax.eval_shape(
+      lambda: module.init(jax.random.key(0), summary, rows, catalog, rows.candidates, rows.is_ad, 0)
+    )["params"])
+  )  # fmt: skip
+  params["heads"] = jax.tree.map(jnp.zeros_like, params["heads"])
+  return rows, catalog, params, apply
+
+
+@pytest.mark.parametrize("task", [ega.NEXT_VISITS, ega.LIST])
+def test_counts_add_up_before_the_logarithm(setting, task):
+  rows, catalog, params, apply = setting
+  counts, weights = np.asarray(params["counts"]), np.exp(np.asarray(params["count_weights"], np.float64))
+  features = np.asarray(candidate_features(rows, catalog, rows.candidates), np.float64)
+  found = np.asarray(apply(params, task))
+  name = {name: i for i, name in enumerate(NAMES)}
+  for b, c in np.ndindex(rows.candidates.shape):
+    if rows.candidates[b, c] < 0:
+      assert found[b, c] == 0
+      continue
+    row = features[b, c]
+    total = weights[4] * row[name["successor_share"]] + weights[5]
+    for weight, key in zip(weights, ("visits_slow", "transitions", "hour", "sharp_hour"), strict=False):
+      total += weight * (np.exp(row[name[key]]) - 1)
+    assert found[b, c] == pytest.approx(counts[task] * np.log(total), rel=1e-4, abs=1e-4)
+
+
+def test_a_fresh_prior_counts_for_next_visits_and_not_for_lists(setting):
+  rows, catalog, _, _ = setting
+  module = ega.ItemPrior(ega.tiny(num_pois=30, num_users=7))
+  summary = jnp.zeros((rows.user.shape[0], 32))
+  fresh = module.init(jax.random.key(0), summary, rows, catalog, rows.candidates, rows.is_ad, 0)["params"]
+  np.testing.assert_array_equal(jax.tree.leaves(fresh["counts"])[0], [1, 0])
+
+
+def test_a_request_without_its_time_is_known_as_at_its_last_event(setting):
+  rows = setting[0]
+  hidden = np.arange(len(rows.user)) % 2 == 0
+  found = ega.hide_time(rows, jnp.asarray(hidden))
+  np.testing.assert_array_equal(found.hour, np.where(hidden, -1, rows.hour))
+  present = rows.history_poi >= 0
+  for b in range(len(hidden)):
+    since = rows.history_age[b, -1] if hidden[b] else 0.0
+    expected = np.where(present[b] | ~hidden[b], rows.history_age[b] - since, 0.0)
+    np.testing.assert_allclose(found.history_age[b], expected, rtol=1e-6)
+  for field in dataclasses.fields(rows):
+    if field.name not in ("hour", "history_age"):
+      np.testing.assert_array_equal(getattr(found, field.name), getattr(rows, field.name))
