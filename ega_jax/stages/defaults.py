@@ -25,6 +25,7 @@ def base_config() -> ml_collections.ConfigDict:
         "preset": "small",
         "history_items": 12,
         "item_prior": True,
+        "list_prior": True,  # the prior sees the list so far
         "dropout": 0.1,
       },
       "pretrain": {
