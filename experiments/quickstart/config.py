@@ -19,7 +19,7 @@ def get_config():
   config.reward.model.members = 2
   config.ranker.steps = 250
   config.align.steps = 150
-  config.policy.steps = 80
+  config.policy.steps = 60
   config.policy.batch_size = 16
   config.policy.rollout = "sampled"
   config.policy.learning_rate = 3e-4
@@ -28,7 +28,7 @@ def get_config():
   evaluation = config.evaluation
   evaluation.requests, evaluation.priced_requests, evaluation.audited_requests = 480, 64, 16
   evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 16, 192
-  evaluation.frontier_requests = 48
+  evaluation.frontier_requests = 32
   evaluation.unshown, evaluation.refinements = 2, 0
   return config
 
