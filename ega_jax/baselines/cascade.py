@@ -78,7 +78,7 @@ class Cascade:
   @property
   def objective(self):
     """What score(Y) sets against bids, in money."""
-    return generation.objective(self.params["market"])
+    return generation.host_objective(self.params)
 
   def allocate(self, batch, bids) -> Slate:
     """Returns the Slate [B, G, K] of bids f[B, G, C] per click."""
@@ -86,8 +86,7 @@ class Cascade:
     request = jax.tree.map(jnp.asarray, request)
     pctr, recall, creative = _rank(self.ranker, self.params, request)
     valid = _recalled(recall, request.is_ad, request.valid, self.recall_size)
-    weight, price = self.objective
-    worth = jnp.where(request.is_ad[:, None], bids * pctr[:, None] - price, weight * pctr[:, None])
+    worth = self.objective.worth(pctr[:, None], bids, request.is_ad[:, None])
     if self.slots == "fixed":
       items = self._fixed(worth, request, valid, batch)
     else:
@@ -129,8 +128,7 @@ def best_list(lists, theta, bids, is_ad, objective):
   batch_size, profiles, num, length = lists.shape
   place = np.maximum(lists, 0).reshape(batch_size, profiles, num * length)
   own = np.take_along_axis(np.asarray(bids), place, axis=-1).reshape(lists.shape)
-  weight, price = (float(rate) for rate in objective)
-  worth = np.where(at_items(is_ad, lists, False), own * theta - price, weight * theta)
+  worth = objective.worth(theta, own, at_items(is_ad, lists, False))
   best = np.where(lists >= 0, worth, 0.0).sum(-1).argmax(-1)[..., None, None]
   return tuple(np.take_along_axis(x, best, axis=2)[:, :, 0] for x in (lists, theta))
 

@@ -19,11 +19,6 @@ class ListPrior:
   is_ad: Array  # bool[B, C]
 
 
-def base_of(prior):
-  """Returns f32[B, C], the prior of every candidate whatever the list; None without one."""
-  return prior.base if isinstance(prior, ListPrior) else prior
-
-
 def prior_after(prior, items):
   """Returns f32[B, X, C]: the prior of the next item after prefixes items i32[B, X, K] (-1: not taken yet).
 

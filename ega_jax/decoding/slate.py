@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ega_jax.decoding import constraints
 from ega_jax.decoding.lists import proposal_bids, take_rows
@@ -68,7 +69,7 @@ def prefixes_of(items):
 
 def list_log_z(logits, table, items, bids, prior, config, reuse=False, temperature=1.0):
   """Returns f32[B, K]: log z of each item of the lists `items` i32[B, K] given those before it (the sum over its codes,
-  Eq. 22 and 32).
+  Eq. 22 and 32). temperature: log of what `sampled` draws from, token by token z^(1 / temperature).
 
   Teacher-forced: logits f[B, K, L, V] come from decoding these items. Differentiable in logits and prior. An absent
   item (-1) has 0, an illegal one -inf, both with gradient 0. bids f[B, C] or None (no weights: plain next-token
@@ -82,16 +83,7 @@ def list_log_z(logits, table, items, bids, prior, config, reuse=False, temperatu
     under = jnp.broadcast_to(table.valid[:, None], (batch, length, table.valid.shape[-1]))
   else:
     under = constraints.available_items(table, prefix)
-  return items_log_z(logits, table, items, under, bids, prior_after(prior, prefix), config, temperature)
-
-
-def items_log_z(logits, table, items, under, bids, prior, config, temperature=1.0):
-  """Returns f32[B, X]: log z of items i32[B, X], each among its own `under` bool[B, X, C]; 0 where absent (-1).
-
-  logits f[B, X, L, V] of the item's codes, teacher-forced; prior f[B, X, C], [B, 1, C] or None; the rest as in
-  `list_log_z`. temperature: log of what `sampled` draws from, token by token z^(1 / temperature).
-  """
-  batch, bids = items.shape[0], proposal_bids(bids, config, table.slot_charge)
+  prior, bids = prior_after(prior, prefix), proposal_bids(bids, config, table.slot_charge)
   codes = take_rows(jnp.broadcast_to(table.codes, (batch,) + table.codes.shape[1:]), jnp.maximum(items, 0))
   total = jnp.zeros(items.shape)
   for level in range(codes.shape[-1]):
@@ -109,12 +101,17 @@ class Objective(NamedTuple):
   organic_weight: Any  # f32[]  worth of a click on an organic item
   slot_price: Any = 0.0  # f32[]  price of a slot, charged for every ad shown: the multiplier of the ad load
 
+  def worth(self, theta, bids, is_ad):
+    """Returns f[...]: what an item adds to score(Y): bid * theta - slot_price, or organic_weight * theta. Numpy arrays
+    stay numpy arrays, float64 if they were and the rates are Python floats.
+    """
+    where = jnp.where if isinstance(theta, jax.Array) else np.where
+    return where(is_ad, bids * theta - self.slot_price, self.organic_weight * theta)
+
 
 def list_score(theta, bids, is_ad, objective, where=None):
-  """Returns f[...]: score(Y) = sum over ads of (b theta - slot_price) + organic_weight * sum over organic items of
-  theta; arguments [..., K], `where` masks absent items. objective: Objective.
-  """
-  worth = jnp.where(is_ad, bids * theta - objective.slot_price, objective.organic_weight * theta)
+  """Returns f[...]: score(Y), the sum of `objective.worth` over items [..., K]; `where` masks absent ones."""
+  worth = objective.worth(theta, bids, is_ad)
   return jnp.sum(worth if where is None else jnp.where(where, worth, 0.0), -1)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ega_jax.data.pipeline import read_split
 from ega_jax.data.world import World
 from ega_jax.evaluation import audit, equilibrium, load, market, next_poi_model, payments, reward_quality
-from ega_jax.evaluation.lineup import LOADS, systems
+from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.systems import evaluate_system
 from ega_jax.stages.batches import REQUEST
 from ega_jax.systems.balance import equal_load, logged_ad_share, mean_ad_share
@@ -60,7 +60,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   for entry in systems(config, finals, world, only):
     if entry.name in figures["systems"] and entry.name not in only:
       continue
-    start, by_price = time.time(), entry.knob in ((), LOADS)
+    start, by_price = time.time(), entry.by_slot_price
     entry = balanced(entry, balancing, target, chunk)
     if entry.system not in seen:  # rows may share a system, and differ by payments
       points = frontier_points(entry.system, loaded, world, chunk) if by_price else []

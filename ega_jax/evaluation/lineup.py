@@ -27,6 +27,11 @@ class Entry:
   note: str = ""
   knob: tuple = LOADS  # bracket of the ad-load knob; () where the stage has fitted it, or there is none
 
+  @property
+  def by_slot_price(self):
+    """Whether the knob is the price of an ad slot."""
+    return self.knob in (LOADS, ())
+
 
 def systems(config, finals, world=None, only=()):
   """Returns an iterator over the Entries of a finished run, at the ad loads their own knobs are at now.
@@ -84,11 +89,10 @@ def builders(config, finals, world):
 
   catalog = finals["policy"]["catalog"]
   popularity, creatives = np.asarray(catalog.poi_popularity), np.asarray(catalog.poi_creatives)
-  market = {name: float(value) for name, value in finals["policy"]["market"].items()}
   floor = lambda organic: PopularityFloor(popularity, creatives, length, organic_weight=organic)
 
   def oracle(price):
-    objective = generation.objective({**market, "slot_price": price})
+    objective = generation.host_objective(generation.at_slot_price(finals["policy"], price))
     return Oracle(world, creatives, length, objective=objective)
 
   return {

@@ -29,13 +29,12 @@ class Oracle:
     """Returns the Slate of bids f[B, G, C]; click_probability is the truth."""
     bids = np.asarray(bids, np.float64)
     creative, alone = self._alone(batch)
-    weight = np.where(np.asarray(batch["is_ad"])[:, None], bids, float(self.objective.organic_weight))
     worth = np.where(np.asarray(batch["is_ad"])[:, None], bids * alone[:, None], -np.inf)
     pool = np.argsort(-worth, axis=-1, kind="stable")[..., : self.pool]
     pool = np.where(np.take_along_axis(worth, pool, -1) > -np.inf, pool, -1)
     lists, alive = np.full((*bids.shape[:2], 1, 0), -1), np.ones((*bids.shape[:2], 1), bool)
     for _ in range(self.list_length):
-      lists, alive = self._extend(batch, lists, alive, pool, weight, creative)
+      lists, alive = self._extend(batch, lists, alive, pool, bids, creative)
     items = lists[:, :, 0]
     creatives = at_items(creative, items, -1)
     return types.Slate(items.astype(np.int32), creatives.astype(np.int32), self._clicks(batch, items, creatives))
@@ -55,7 +54,7 @@ class Oracle:
     chosen, click = np.take_along_axis(options, best, -1)[..., 0], np.take_along_axis(clicks, best, -1)[..., 0]
     return chosen, np.maximum(click, 0.0)
 
-  def _extend(self, batch, lists, alive, pool, weight, creative):
+  def _extend(self, batch, lists, alive, pool, bids, creative):
     """Returns the best `beam` lists i[B, G, <= beam, k + 1] that extend lists i[B, G, W, k] by one legal item.
 
     `alive` bool[B, G, W] and its successor, returned second, say which lists are legal: a beam may be wider than that.
@@ -68,14 +67,14 @@ class Oracle:
       [np.broadcast_to(lists[..., None, :], (*added.shape, lists.shape[-1])), added[..., None]], -1
     )
     clicks = self._clicks(batch, longer, at_items(creative, longer, 0))
-    flat_items = np.maximum(longer, 0).reshape(*weight.shape[:2], -1)
-    worth = np.where(longer >= 0, np.take_along_axis(weight, flat_items, -1).reshape(longer.shape), 0.0)
+    flat_items = np.maximum(longer, 0).reshape(*bids.shape[:2], -1)
+    own = np.take_along_axis(bids, flat_items, -1).reshape(longer.shape)
+    worth = np.where(longer >= 0, self.objective.worth(clicks, own, at_items(batch["is_ad"], longer, False)), 0.0)
     # Only a list that nothing can extend gets an empty slot, and nothing follows it.
     empty = longer < 0
     gap = (empty[..., :-1] & ~empty[..., 1:]).any(-1)
     legal = alive[..., None] & ~used & ~gap
-    price = float(self.objective.slot_price) * at_items(batch["is_ad"], longer, False)
-    score = np.where(legal, (clicks * worth - price).sum(-1) - 1e9 * empty.sum(-1), -np.inf)
+    score = np.where(legal, worth.sum(-1) - 1e9 * empty.sum(-1), -np.inf)
     flat = score.reshape(*score.shape[:2], -1)
     best = np.argsort(-flat, axis=-1, kind="stable")[..., : self.beam]
     kept = np.take_along_axis(longer.reshape(*flat.shape, -1), best[..., None], axis=2)

@@ -120,32 +120,20 @@ class Sweeper:
   """A system on one batch as auction.regret takes it: an object with `sweep(bids, ads, nodes)`.
 
   A system with a method `sweep(batch, bids f[B, C], ads i[B, A], nodes f[B, A, G]) -> types.Slate of [B, A, G, K]` (one
-  that shares prefixes between the profiles) is asked for the slates instead of for every profile. One that has
-  `own_bid_lists` and `slates` besides keeps what it found while it answers for later nodes, as refinements are.
+  that shares prefixes between the profiles) is asked for the slates instead of for every profile.
   """
 
   def __init__(self, system, batch, profiles_per_call=256):
     self.system, self.batch, self.profiles_per_call = system, batch, profiles_per_call
-    self._lists = None
 
   def sweep(self, bids, ads, nodes):
     """Returns the CounterfactualTable of the batch's requests."""
     if not hasattr(self.system, "sweep"):
       allocate = lambda profiles: self.system.allocate(self.batch, profiles)
       return regret.counterfactual_table(allocate, bids, ads, nodes, chunk=self.profiles_per_call)
-    slate = self._slates(bids, ads, nodes)
+    slate = self.system.sweep(self.batch, bids, ads, nodes)
     x = own_of(slate.click_probability, slate.items, ads)
     return regret.CounterfactualTable(nodes=nodes, x=x, ads=ads, payload=slate)
-
-  def _slates(self, bids, ads, nodes):
-    if not hasattr(self.system, "own_bid_lists"):
-      return self.system.sweep(self.batch, bids, ads, nodes)
-    if self._lists is not None and self._lists.of(bids, ads):
-      slate = self.system.slates(self._lists, nodes)
-      if slate is not None:
-        return slate
-    self._lists = self.system.own_bid_lists(self.batch, bids, ads, nodes)
-    return self.system.slates(self._lists, nodes)
 
   def table(self, bids, ads, nodes, refinements=0, splits=2):
     """Returns the table over sorted nodes and refinements * splits more per curve, where it jumps."""

@@ -48,10 +48,9 @@ def score_reward(logs, objective):
   """Returns f64[n, K], the observed summands of score(Y): click * bid - slot_price of ads, click * organic_weight of
   organic items.
   """
-  weight, price = (float(rate) for rate in objective)
   shown, click = np.asarray(logs["shown_item"]), np.asarray(logs["click"], np.float64)
-  ad = at_items(logs["is_ad"], shown, False)
-  return np.where(shown >= 0, np.where(ad, click * at_items(logs["bid"], shown) - price, click * weight), 0.0)
+  worth = objective.worth(click, at_items(logs["bid"], shown), at_items(logs["is_ad"], shown, False))
+  return np.where(shown >= 0, worth, 0.0)
 
 
 def choice_score(totals, objective):
@@ -61,9 +60,8 @@ def choice_score(totals, objective):
   For a choice on validation, `totals` comes from `evaluate_system(..., theta_model=<a second reward model fitted on
   held-back logs>)`: neither the system's own belief nor the world ever scores a choice (our decision).
   """
-  weight, price = (float(rate) for rate in objective)
-  ads = price * totals["ad_impressions"]
-  return float(np.mean(totals["model/welfare"] - ads + weight * totals["model/organic_clicks"]))
+  ads = objective.slot_price * totals["ad_impressions"]
+  return float(np.mean(totals["model/welfare"] - ads + objective.organic_weight * totals["model/organic_clicks"]))
 
 
 def cross_checked_choice(options):

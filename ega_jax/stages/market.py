@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.data.pipeline import read_split
+from ega_jax.decoding.slate import Objective
 from ega_jax.stages.batches import REQUEST
 from ega_jax.systems import generation
 from ega_jax.systems.balance import equal_load, logged_ad_share, mean_ad_share
@@ -37,7 +38,7 @@ def market_constants(config, models, params):
   valid = request.candidates >= 0
 
   def share(price):
-    score = np.where(request.is_ad, request.bid * theta - price * bid_scale, weight * theta)
+    score = Objective(weight, price * bid_scale).worth(theta, request.bid, request.is_ad)
     return float(ad_share(greedy_merge(score[:, None], request.is_ad, valid, config.list_length), request.is_ad))
 
   found = equal_load(share, target, -50.0, 200.0, tolerance=1e-4, max_trials=40, scale="linear", start=0.0)

@@ -58,7 +58,7 @@ class EGASystem:
     self.models, self.params, self.options = models, params, options or Options()
     if self.options.bid_free:
       lists = dataclasses.replace(lists, bid_cell=1.0)  # cells are for reports: expected values are none
-    self._kept = Kept()  # payment rules, audit and equilibrium ask for the same curves
+    self._kept = Kept()
     self.lists = dataclasses.replace(lists, max_prefixes=0)
     self.sweep_lists = dataclasses.replace(lists, max_prefixes=max(sweep_prefixes, lists.num_lists))
 
@@ -75,7 +75,7 @@ class EGASystem:
   @property
   def objective(self):
     """What score(Y) sets against bids, in money."""
-    return generation.objective(self.params["market"])
+    return generation.host_objective(self.params)
 
   def allocate(self, batch, bids) -> Slate:
     """Returns the Slate [B, G, K] of bids f[B, G, C] per click."""
@@ -94,20 +94,27 @@ class EGASystem:
     propose = lambda some: _propose(self.models, self.options, self.params, prepared, some, config)
     return prepared, allocate_in_chunks(propose, bids)
 
-  def own_bid_lists(self, batch, bids, ads, nodes) -> OwnBidLists:
-    """Returns the lists of ads i[B, A] at own bids nodes f[B, A, G], and at all those that proposals do not tell apart
-    from them, the others at bids f[B, C].
-    """
-    request, bids, all_ads = Request.from_batch(batch), jnp.asarray(bids, jnp.float32), np.asarray(ads, np.int32)
-    columns, back = present_columns(all_ads)
-    ads = jnp.asarray(np.take_along_axis(all_ads, columns, 1))
-    cells, _ = distinct_columns(self._cells(request, ads, np.take_along_axis(nodes, columns[..., None], 1)))
-    find = lambda: self._own_bid_lists(request, bids, ads, cells)
-    found, creatives, theta = self._kept.get((request, bids, ads, cells), find)
-    return OwnBidLists(request, bids, all_ads, columns, back, cells, found, creatives, theta)
+  def sweep(self, batch, bids, ads, nodes) -> Slate:
+    """Returns the Slate [B, A, G, K] of own bids nodes f[B, A, G] of ads i[B, A], the others at bids f[B, C].
 
-  def _own_bid_lists(self, request, bids, ads, cells):
-    """Returns (Lists, creatives, theta) of ads whose bids proposals see as cells f32[B, A, D]."""
+    What is kept are the lists of every bid that proposals do not tell apart from `nodes`: payment rules, audit and
+    equilibrium ask for the same curves at other bids.
+    """
+    request, bids, ads = Request.from_batch(batch), jnp.asarray(bids, jnp.float32), np.asarray(ads, np.int32)
+    columns, back = present_columns(ads)
+    ads = jnp.asarray(np.take_along_axis(ads, columns, 1))
+    nodes = jnp.asarray(np.take_along_axis(nodes, columns[..., None], 1), jnp.float32)
+    cells = self._cells(request, ads, nodes)
+    find = lambda: self._own_bid_lists(request, bids, ads, distinct_columns(cells)[0])
+    lists = self._kept.get((request, bids, ads), find, lambda known: known.place(cells) is not None)
+    found = repeat_profiles(lists.found, jnp.asarray(lists.place(cells)))
+    profiles = own_bid_profiles(bids, ads, nodes)
+    slate = choose(self.options, request, found, lists.creatives, lists.theta, profiles, self.objective)
+    spread = lambda leaf: np.asarray(leaf).reshape(*nodes.shape, leaf.shape[-1])
+    return jax.tree.map(lambda leaf: np.take_along_axis(spread(leaf), back[..., None, None], 1), slate)
+
+  def _own_bid_lists(self, request, bids, ads, cells) -> OwnBidLists:
+    """Returns the lists of ads i32[B, A] whose own bids proposals see as cells f32[B, A, D]."""
     prepared = _prepare(self.models, self.params, request)
     if self.options.bid_free:
       profiles = own_bid_profiles(bids, ads, jnp.asarray(cells))
@@ -118,7 +125,7 @@ class EGASystem:
         self.models, self.options, self.params, prepared, bids, ads, cells, lists
       )  # fmt: skip
       found = allocate_in_chunks(propose, ads, jnp.asarray(cells))
-    return found, *believe(self.models, self.params, prepared, found.items)
+    return OwnBidLists(cells, found, *believe(self.models, self.params, prepared, found.items))
 
   def _cells(self, request, ads, nodes):
     """Returns f32[B, A, G]: what proposals see of the own bids."""
@@ -126,22 +133,6 @@ class EGASystem:
     if self.options.bid_free:
       return np.zeros(nodes.shape, np.float32)
     return np.asarray(own_bid_cells(self.options, request, self.params["market"], nodes, ads, self.lists))
-
-  def slates(self, lists: OwnBidLists, nodes) -> Slate:
-    """Returns the Slate [B, A, G, K] of own bids nodes f[B, A, G], or None if `lists` do not hold all of them."""
-    ads, nodes = lists.moved(nodes)
-    place = lists.place(self._cells(lists.request, ads, nodes))
-    if place is None:
-      return None
-    found, profiles = repeat_profiles(lists.found, jnp.asarray(place)), own_bid_profiles(lists.bids, ads, nodes)
-    slate = choose(self.options, lists.request, found, lists.creatives, lists.theta, profiles, self.objective)
-    back = lists.back[..., None, None]
-    spread = lambda leaf: np.take_along_axis(np.asarray(leaf).reshape(*nodes.shape, leaf.shape[-1]), back, 1)
-    return jax.tree.map(spread, slate)
-
-  def sweep(self, batch, bids, ads, nodes) -> Slate:
-    """Returns the Slate [B, A, G, K] of own bids nodes f[B, A, G] of ads i[B, A], the others at bids f[B, C]."""
-    return self.slates(self.own_bid_lists(batch, bids, ads, nodes), nodes)
 
   def _slate(self, prepared, found, bids):
     creatives, theta = believe(self.models, self.params, prepared, found.items)

@@ -42,6 +42,11 @@ def objective(market) -> Objective:
   return Objective(market["organic_weight"], market["slot_price"] * market["bid_scale"])
 
 
+def host_objective(params) -> Objective:
+  """Returns `objective` of a tree's market in Python floats, for arithmetic on the host."""
+  return Objective(*map(float, objective(params["market"])))
+
+
 def at_slot_price(params, slot_price):
   """Returns the tree whose ad slots cost `slot_price` median bids."""
   return {**params, "market": {**params["market"], "slot_price": jnp.float32(slot_price)}}

@@ -14,20 +14,25 @@ class Kept:
   def __init__(self, limit=LIMIT):
     self.limit, self.size, self.results = limit, 0, {}
 
-  def get(self, inputs, compute):
-    """Returns compute(), a tree of arrays that depends on nothing but the tree of arrays `inputs`; held on the host."""
+  def get(self, inputs, compute, enough=lambda found: True):
+    """Returns a tree of arrays that depends on nothing but the tree of arrays `inputs`; held on the host.
+
+    Args: compute: () -> the tree; enough: whether a tree that is kept answers, or is to be computed anew and replaced.
+    """
     key = hashlib.sha256()
     for leaf in jax.tree.leaves(inputs):
       leaf = np.ascontiguousarray(leaf)
       key.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
     key = key.digest()
-    if key not in self.results:
-      found = jax.tree.map(np.asarray, compute())
-      size = sum(leaf.nbytes for leaf in jax.tree.leaves(found))
-      if size > self.limit:
-        return found
-      while self.results and self.size + size > self.limit:
-        _, dropped = self.results.pop(next(iter(self.results)))
-        self.size -= dropped
+    known, held = self.results.get(key, (None, 0))
+    if known is not None and enough(known):
+      return known
+    found = jax.tree.map(np.asarray, compute())
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(found))
+    if self.results.pop(key, None) is not None:
+      self.size -= held
+    if size <= self.limit:
+      while self.size + size > self.limit:
+        self.size -= self.results.pop(next(iter(self.results)))[1]
       self.results[key], self.size = (found, size), self.size + size
-    return self.results[key][0]
+    return found

@@ -101,6 +101,6 @@ class PivotPayment:
     """Returns f[B, A, G]: score(Y) of the lists of slates [B, A, G, K] without the moved ad's own part."""
     items = np.asarray(slate.items)
     paid = np.where(items == np.asarray(ads)[..., None, None], 0.0, at_items(bids, items, 0.0))
-    weight, price = (float(rate) for rate in self.system.objective)
-    theta, ad = np.asarray(slate.click_probability), at_items(batch["is_ad"], items, False)
-    return np.where(items >= 0, np.where(ad, paid * theta - price, weight * theta), 0.0).sum(-1)
+    ad = at_items(batch["is_ad"], items, False)
+    worth = self.system.objective.worth(np.asarray(slate.click_probability), paid, ad)
+    return np.where(items >= 0, worth, 0.0).sum(-1)

@@ -13,38 +13,23 @@ from ega_jax.decoding.beam import own_bid_sweep
 from ega_jax.decoding.lists import proposal_bids
 from ega_jax.systems import generation
 from ega_jax.systems.choice import score_bids, token_bids
-from ega_jax.types import Lists, Request
+from ega_jax.types import Lists, record
 
 
-@dataclasses.dataclass(frozen=True)
+@record
 class OwnBidLists:
   """Every list that the own bids of some ads can bring forth, and what is believed of it."""
 
-  request: Request
-  bids: jax.Array  # f32[B, C]  of the other ads
-  ads: np.ndarray  # i32[B, A], -1 for none
-  columns: np.ndarray  # i[B, A']  those that hold an ad, `back` i[B, A] where each went
-  back: np.ndarray
-  cells: np.ndarray  # f32[B, A', D]  what proposals see of the own bids, ascending
-  found: Lists  # of the A' * D profiles
+  cells: np.ndarray  # f32[B, A, D]  what proposals see of the own bids, ascending
+  found: Lists  # of the A * D profiles
   creatives: jax.Array  # i32[B, U, K]
   theta: jax.Array  # f32[B, U, K]
 
-  def moved(self, nodes):
-    """Returns (ads i32[B, A'], nodes f32[B, A', G]) of the columns that hold an ad, from nodes f[B, A, G]."""
-    ads = np.take_along_axis(self.ads, self.columns, 1)
-    return jnp.asarray(ads), jnp.asarray(np.take_along_axis(nodes, self.columns[..., None], 1), jnp.float32)
-
   def place(self, cells):
-    """Returns i[B, A', G]: which of the own cells each of `cells` f32[B, A', G] is; None unless all are among them."""
+    """Returns i[B, A, G]: which of the own cells each of `cells` f32[B, A, G] is; None unless all are among them."""
     index = (self.cells[..., None, :] < cells[..., None]).sum(-1)
     found = np.take_along_axis(self.cells, np.minimum(index, self.cells.shape[-1] - 1), -1)
     return index if (found == cells).all() else None
-
-  def of(self, bids, ads):
-    """Returns whether these are the lists of ads i[B, A], the others at bids f[B, C]."""
-    same = lambda ours, theirs: np.array_equal(ours, np.asarray(theirs, np.asarray(ours).dtype))
-    return same(self.ads, ads) and same(self.bids, bids)
 
 
 def present_columns(ads):

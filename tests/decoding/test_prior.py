@@ -7,7 +7,7 @@ import pytest
 
 from ega_jax.decoding import constraints, slate
 from ega_jax.decoding.lists import ListConfig, proposal_bids
-from ega_jax.decoding.prior import ListPrior, base_of, prior_after
+from ega_jax.decoding.prior import ListPrior, prior_after
 from ega_jax.types import CandidateTable
 
 LENGTH, COUNT = 4, 6
@@ -38,8 +38,7 @@ def test_the_prior_after_a_prefix_is_the_loop():
 def test_a_prior_that_does_not_see_the_list_is_the_same_after_every_prefix():
   prior, items = _prior(), np.array([[[0, -1]], [[2, 1]]])
   np.testing.assert_array_equal(prior_after(prior.base, items), prior.base[:, None])
-  assert prior_after(None, items) is None and base_of(None) is None
-  assert base_of(prior) is prior.base and base_of(prior.base) is prior.base
+  assert prior_after(None, items) is None
 
 
 def test_every_leaf_of_the_prior_is_learned_through_list_log_z():

@@ -81,7 +81,7 @@ def test_own_bid_curves_are_those_without_it(options, monkeypatch):
   params = tiny_run.trained()[1]["policy"]
   build = lambda: recipe.ega_system(tiny_run.config(), tiny_run.models(), params, Options(**options))
   batch, system, plain = tiny_run.requests_of_test(), build(), build()
-  monkeypatch.setattr(plain._kept, "get", lambda inputs, compute: compute())
+  monkeypatch.setattr(plain._kept, "get", lambda inputs, compute, enough: compute())
   calls, made = [], type(system)._own_bid_lists
   monkeypatch.setattr(type(system), "_own_bid_lists", lambda *args: calls.append(args[0]) or made(*args))
   ads = np.where(batch["is_ad"], np.arange(batch["is_ad"].shape[1]), -1)[:, -4:]
@@ -96,6 +96,15 @@ def test_own_bid_curves_are_those_without_it(options, monkeypatch):
   assert sum(each is system for each in calls) == 3 and sum(each is plain for each in calls) == len(asked)
   system.with_knob(4.0).sweep(batch, batch["bid"], ads, nodes)
   assert len(calls) == 3 + len(asked) + 1  # another price of a slot is another system
+
+
+def test_what_does_not_answer_is_computed_anew_and_replaced():
+  kept, compute = Kept(limit=32), Counted()
+  kept.get(b"other", compute)
+  assert kept.get(b"key", compute)[0] == 2
+  assert kept.get(b"key", compute, lambda found: found[0] > 1)[0] == 2
+  assert kept.get(b"key", compute, lambda found: found[0] > 2)[0] == 3 and kept.size == 32
+  assert kept.get(b"key", compute)[0] == 3 and kept.get(b"other", compute)[0] == 1 and compute.calls == 3
 
 
 def test_what_does_not_fit_is_not_kept_and_drops_nothing():

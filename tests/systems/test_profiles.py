@@ -81,21 +81,19 @@ def test_what_moves_between_cells_is_the_choice(inside):
   np.testing.assert_array_equal(one.items, other.items)
 
 
-def test_a_sweeper_keeps_what_it_found_and_answers_the_same(inside, monkeypatch):
+def test_lists_are_kept_for_their_cells_and_answer_the_same(inside, monkeypatch):
   system, batch, ads, nodes = inside
-  calls, made = [], type(system).own_bid_lists
-  monkeypatch.setattr(type(system), "own_bid_lists", lambda *args: calls.append(1) or made(*args))
-  sweeper = payments.Sweeper(system, batch)
-  sweeper.sweep(batch["bid"], ads, nodes)
+  fresh = lambda *args: system.with_knob(system.knob).sweep(batch, *args)  # one that has kept nothing
   later = nodes[..., 1:8] * 1.01  # other bids in the same cells
-  kept = sweeper.sweep(batch["bid"], ads, later)
-  assert len(calls) == 1
-  fresh = payments.sweep(system, batch, batch["bid"], ads, later)
-  np.testing.assert_array_equal(kept.payload.items, fresh.payload.items)
-  np.testing.assert_allclose(kept.x, fresh.x, rtol=1e-6)
-  own = batch["bid"]
-  for bids, moved, grid in ((own, ads, 9 * later), (own, ads[:, ::-1], later), (own * 2, ads, later)):
-    before = len(calls)
-    found = sweeper.sweep(bids, moved, grid)
-    assert len(calls) == before + 1
-    np.testing.assert_allclose(found.x, payments.sweep(system, batch, bids, moved, grid).x, rtol=1e-5)
+  asked = [(batch["bid"], ads, nodes), (batch["bid"], ads, later), (batch["bid"], ads, 9 * later),
+           (batch["bid"], ads[:, ::-1], later), (batch["bid"] * 2, ads, later)]  # fmt: skip
+  expected = [fresh(*one) for one in asked]
+  calls, made = [], type(system)._own_bid_lists
+  monkeypatch.setattr(type(system), "_own_bid_lists", lambda *args: calls.append(1) or made(*args))
+  keeping, counts = system.with_knob(system.knob), []
+  for one, slate in zip(asked, expected, strict=True):
+    found = keeping.sweep(batch, *one)
+    counts.append(len(calls))
+    np.testing.assert_array_equal(found.items, slate.items)
+    np.testing.assert_allclose(found.click_probability, slate.click_probability, rtol=1e-5)
+  assert counts == [1, 1, 2, 3, 4]
