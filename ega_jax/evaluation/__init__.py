@@ -4,8 +4,8 @@ The modules are imported by name. This package and data are the only ones that m
 """
 
 __all__ = [
-  "assess",
   "audit",
+  "audit_views",
   "bootstrap",
   "comparison",
   "equilibrium",
@@ -21,6 +21,8 @@ __all__ = [
   "ranking",
   "report",
   "reward_quality",
+  "sections",
   "snips",
   "systems",
+  "tables",
 ]

@@ -214,23 +214,3 @@ def _psi(audit, x):
   floor = 1e-3 * np.median(audit["value"][audit["ads"] >= 0])
   total = np.where(audit["shown"], truth, 0.0).sum()
   return float((lost / np.maximum(truth, floor)).sum(-1).mean()), float(lost.sum() / total) if total > 0 else 0.0
-
-
-def example_curves(audit, count=4):
-  """Returns up to `count` own-bid curves for the report, those of the shown ads that pay most, one per request."""
-  paid = np.where(audit["shown"], regret.take_node(audit["price"] * audit["x/model"], audit["own"]), -1.0)
-  rows = np.argsort(-paid.max(1), kind="stable")[:count]
-  curves = []
-  for row in rows[paid[rows].max(1) > 0]:
-    ad = paid[row].argmax()
-    curve = {name: audit[name][row, ad] for name in ("nodes", "price", "myerson")}
-    title = f"request {audit['row'][row]}, ad {audit['ads'][row, ad]}"
-    curves.append(curve | {"x": audit["x/model"][row, ad], "value": float(audit["value"][row, ad]), "title": title})
-  return curves
-
-
-def payment_scatter(audit):
-  """Returns dict(myerson, own): expected payments of the shown ads at truth, by the Myerson integral and the rule."""
-  x, shown = audit["x/model"], audit["shown"]
-  return {name: regret.take_node(audit[key] * x, audit["own"])[shown]
-          for name, key in (("myerson", "myerson"), ("own", "price"))}

@@ -14,7 +14,7 @@ import numpy as np
 
 from ega_jax.data.pipeline import read_split
 from ega_jax.data.world import World
-from ega_jax.evaluation import audit, equilibrium, load, market, next_poi_model, payments, reward_quality
+from ega_jax.evaluation import audit, audit_views, equilibrium, load, market, next_poi_model, payments, reward_quality
 from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.systems import evaluate_system
 from ega_jax.stages.batches import REQUEST
@@ -65,10 +65,10 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
     if entry.system not in seen:  # rows may share a system, and differ by payments
       points = frontier_points(entry.system, loaded, world, chunk) if by_price else []
       totals = evaluate_system(entry.system, payments.Free(), test, world, believe, chunk_size=chunk)
-      seen[entry.system] = totals, points
-    totals, points = seen[entry.system]
-    found = assess_entry(entry, config, world, believe, validation, priced, totals, output) | {"frontier": points}
-    found["seconds"] = time.time() - start
+      seen[entry.system] = totals, {"frontier": points, "milliseconds": milliseconds(entry.system, loaded, chunk)}
+    totals, of_system = seen[entry.system]
+    found = assess_entry(entry, config, world, believe, validation, priced, totals, output) | of_system
+    found |= {"parameters": entry.parameters, "seconds": time.time() - start}
     rows = figures["systems"] | {entry.name: found}
     figures["systems"] = {name: rows[name] for name in sorted(rows, key=(*config.systems, *rows).index)}
     say(f"{entry.name}: {found['seconds']:.0f} s")
@@ -113,6 +113,13 @@ def balanced(entry, columns, target, chunk):
   return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(knob,))
 
 
+def milliseconds(system, columns, chunk):
+  """Returns the mean wall time of one request's allocation, `chunk` of `columns` at once, compiled before."""
+  start = time.perf_counter()
+  mean_ad_share(system, columns, chunk)
+  return 1000 * (time.perf_counter() - start) / len(columns["row"])
+
+
 def frontier_points(system, columns, world, chunk):
   """Returns `load.frontier` of a system around the slot price it is at: figures of test requests by ad load."""
 
@@ -140,7 +147,9 @@ def assess_entry(entry, config, world, believe, validation, priced, totals, outp
     )  # fmt: skip
     found = audit.audit_system(entry.system, entry.rule, priced, world, auditing)
     figures |= {f"audit/{name}": value for name, value in audit.audit_figures(found, auditing).items()}
-    figures["curves"], figures["scatter"] = plain(audit.example_curves(found)), plain(audit.payment_scatter(found))
+    arrays |= {f"audited/{key}": value for key, value in audit_views.myerson_totals(found).items()}
+    figures["curves"] = plain(audit_views.example_curves(found))
+    figures["scatter"] = plain(audit_views.payment_scatter(found))
     shading = equilibrium.EquilibriumOptions(
       num_requests=options.equilibrium_requests, num_unshown=options.unshown, sigma=config.value_sigma,
       requests_per_call=chunk, seed=config.seed,

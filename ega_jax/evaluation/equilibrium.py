@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 
 from ega_jax.auction import equilibrium
-from ega_jax.evaluation import market, payments
+from ega_jax.evaluation import payments
 from ega_jax.evaluation.audit import audited_ads
-from ega_jax.evaluation.systems import chunks, evaluate_system, take, true_clicks, truthful
+from ega_jax.evaluation.systems import chunks, take, true_clicks, truthful
 from ega_jax.systems.rows import at_items, own_of
 
 MULTIPLIERS = equilibrium.MULTIPLIERS
@@ -78,19 +78,3 @@ def shading_equilibrium(system, rule, columns, world=None, options=None, *, mult
     return known[g][float(m)]
 
   return equilibrium.symmetric_shading_equilibrium(utility, multipliers, rounds=rounds)
-
-
-def equilibrium_figures(system, rule, validation, test, world=None, options=None, *, theta_model=None, chunk_size=64):
-  """Returns {"shading": g, "residual_gain", "rounds", "model/rpm_equilibrium", "true/rpm_equilibrium"}, revenue (c).
-
-  g is found on the columns `validation`, RPM reported on `test`. Where the rounds do not converge, shading and RPM are
-  "none": there is no equilibrium to report.
-  """
-  found = shading_equilibrium(system, rule, validation, world, options)
-  figures = {"shading": "none", "residual_gain": found.gain, "rounds": found.rounds}
-  evaluators = ("model",) if world is None else ("model", "true")
-  if not found.converged:
-    return figures | {f"{evaluator}/rpm_equilibrium": "none" for evaluator in evaluators}
-  totals = evaluate_system(system, rule, test, world, theta_model, shading=found.multiplier, chunk_size=chunk_size)
-  rpm = market.summarise(totals)
-  return figures | {"shading": found.multiplier} | {f"{e}/rpm_equilibrium": rpm[f"{e}/rpm"] for e in evaluators}

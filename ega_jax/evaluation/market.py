@@ -85,7 +85,7 @@ def parts(totals, figure):
 
 def available(totals):
   """Returns the names of the figures that `totals` can give, in the order of the report."""
-  names = list(LAYOUT)
+  names = [name for name, (_, *keys) in LAYOUT.items() if all(key in totals for key in keys)]
   for evaluator in ("model", "true"):
     for name, (_, *keys) in FIGURES.items():
       if all(key in LAYOUT_TOTALS or f"{evaluator}/{key}" in totals for key in keys):

@@ -7,13 +7,18 @@ import numpy as np
 
 from ega_jax.evaluation import report
 
-# Which requests a figure is taken from: all of test, those whose payments were computed, and those at equilibrium.
+# Which requests a figure is taken from: all of test, those whose payments were computed, those at equilibrium, and the
+# audited ones under the Myerson integral.
 SAMPLES = {
   "test": ("true/welfare", "true/clicks", "true/ctr_poi", "true/ctr_poi_ads", "true/ctr_poi_organic", "true/ctr_img",
            "model/ctr_poi", "ad_share"),
   "priced": ("true/rpm", "model/rpm"),
   "equilibrium": ("true/rpm",),
+  "audited": ("true/rpm",),
 }  # fmt: skip
+
+RENAMED = {("equilibrium", "true/rpm"): "true/rpm_equilibrium", ("audited", "true/rpm"): "true/rpm_myerson"}
+OF_SYSTEM = ("shading", "residual_gain", "knob", "seconds", "parameters", "milliseconds")
 
 
 def read_seed(directory):
@@ -46,7 +51,7 @@ def results(directories, reference="EGA", **header):
     found = report.comparison(runs, reference, differences=figures)
     for name, one in found["systems"].items():
       kept = {key: value for key, value in one["figures"].items() if key in figures}
-      renamed = lambda key, sample=sample: "true/rpm_equilibrium" if sample == "equilibrium" else key
+      renamed = lambda key, sample=sample: RENAMED.get((sample, key), key)
       into = merged.setdefault(name, {"figures": {}, "differences": {}, "note": ""})
       into["figures"] |= {renamed(key): value for key, value in kept.items()}
       into["differences"] |= {renamed(key): value for key, value in one["differences"].items()}
@@ -54,7 +59,7 @@ def results(directories, reference="EGA", **header):
     extra = [figures["systems"][name] for figures, _ in seeds]
     one["note"] = extra[0].get("note", "")
     for key in extra[0]:
-      if key.startswith("audit/") or key in ("shading", "residual_gain", "knob", "seconds"):
+      if key.startswith("audit/") or key in OF_SYSTEM:
         one["figures"][key] = [each.get(key) for each in extra]
   first = seeds[0][0]
   sections = {

@@ -10,7 +10,8 @@ import os
 
 import numpy as np
 
-from ega_jax.evaluation import bootstrap, market
+from ega_jax.evaluation import bootstrap, market, sections
+from ega_jax.evaluation.tables import cell, spread, table
 
 # figure -> (heading, format). What is absent from the results is left out.
 COLUMNS = {
@@ -19,7 +20,7 @@ COLUMNS = {
   "true/clicks": ("clicks / request", "{:.4f}"),
   "true/rpm_equilibrium": ("RPM (c) own rule, equilibrium", "{:.2f}"),
   "shading": ("g", "{:.3f}"),
-  "audit/true/rpm_myerson": ("RPM (b) Myerson", "{:.2f}"),
+  "true/rpm_myerson": ("RPM (b) Myerson", "{:.2f}"),
   "true/rpm": ("RPM truthful", "{:.2f}"),
   "model/rpm": ("RPM truthful, by model", "{:.2f}"),
   "true/ctr_poi": ("CTR-poi", "{:.4f}"),
@@ -42,6 +43,9 @@ INCENTIVES = {
   "audit/ir_violations": ("IR violations", "{:.2%}"),
   "residual_gain": ("residual gain at g", "{:.2%}"),
 }
+DIFFERENCES = (
+  "true/welfare", "true/rpm_equilibrium", "true/rpm_myerson", "true/ctr_poi", "true/ctr_img", "true/rpm", "model/rpm",
+)  # fmt: skip
 # EGA-V2 (arXiv 2505.17549v3), Tables 1 and 2: RPM, CTR-poi, CTR-img. Directions are compared, never levels.
 PAPER = {
   "MCA": (192.45, 0.0558, 0.0529),
@@ -111,29 +115,6 @@ def _number(value):
   return float(value) if math.isfinite(value) else None
 
 
-def spread(values):
-  """Returns (mean, standard deviation over seeds) of the numbers among `values`; (None, None) without one."""
-  numbers = [value for value in values if isinstance(value, (int, float))]
-  if not numbers:
-    return None, None
-  return float(np.mean(numbers)), float(np.std(numbers, ddof=1)) if len(numbers) > 1 else 0.0
-
-
-def _cell(values, form):
-  """Returns "mean +- spread" over seeds; a text value ("none") in some seed is shown beside it."""
-  mean, deviation = spread(values)
-  texts = [value for value in values if isinstance(value, str)]
-  if mean is None:
-    return texts[0] if texts else "-"
-  cell = form.format(mean) + (f" ± {form.format(deviation)}" if len(values) > 1 else "")
-  return cell + (f" ({len(texts)} x {texts[0]})" if texts else "")
-
-
-def _table(headings, rows):
-  lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-  return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def _figure_table(results, columns, with_notes):
   """Returns the Markdown table systems x columns, of the columns that some system has; "" if none."""
   systems = results["systems"]
@@ -142,10 +123,10 @@ def _figure_table(results, columns, with_notes):
     return ""
   rows = []
   for name, one in systems.items():
-    cells = [_cell(one["figures"].get(column, []), columns[column][1]) for column in kept]
+    cells = [cell(one["figures"].get(column, []), columns[column][1]) for column in kept]
     note = " ".join(filter(None, [one["note"], paper_note(results, name)]))
     rows.append([name, *cells] + ([note] if with_notes else []))
-  return _table(["system", *(columns[column][0] for column in kept)] + (["note"] if with_notes else []), rows)
+  return table(["system", *(columns[column][0] for column in kept)] + (["note"] if with_notes else []), rows)
 
 
 def paper_note(results, name, against="EGA"):
@@ -164,7 +145,7 @@ def paper_note(results, name, against="EGA"):
   return f"vs {against}: " + "; ".join(words) if words else ""
 
 
-def _difference_table(results, figures=("true/welfare", "true/rpm", "true/ctr_poi", "true/ctr_img", "model/rpm")):
+def _difference_table(results, figures=DIFFERENCES):
   rows = []
   for name, one in results["systems"].items():
     for figure in figures:
@@ -174,7 +155,7 @@ def _difference_table(results, figures=("true/welfare", "true/rpm", "true/ctr_po
         number = lambda value: "-" if value is None else f"{value:+.4g}"
         interval = f"[{number(found['low'])}, {number(found['high'])}]"
         rows.append([name, figure, number(found["mean"]), interval, verdict])
-  return _table([f"system - {results['reference']}", "figure", "difference", "95% interval", ""], rows) if rows else ""
+  return table([f"system - {results['reference']}", "figure", "difference", "95% interval", ""], rows) if rows else ""
 
 
 def markdown(results, images=()):
@@ -184,15 +165,16 @@ def markdown(results, images=()):
     if results.get(key) is not None:
       value = f"`{results[key]}`" if key in ("command", "commit") else results[key]
       header.append(f"- {key}: {value}")
-  sections = ["\n".join(header), "## Comparison", _figure_table(results, COLUMNS, True), READING]
+  parts = ["\n".join(header), "## Comparison", _figure_table(results, COLUMNS, True), READING]
   incentives = _figure_table(results, INCENTIVES, False)
   if incentives:
-    sections += ["## Incentives", incentives]
+    parts += ["## Incentives", incentives]
   differences = _difference_table(results)
   if differences:
-    sections += [f"## Paired differences from {results['reference']}", differences, BETTER]
-  sections += [f"![{caption}]({name})" for caption, name in images]
-  return "\n\n".join(section for section in sections if section) + "\n"
+    parts += [f"## Paired differences from {results['reference']}", differences, BETTER]
+  parts += sections.of_results(results)
+  parts += [f"![{caption}]({name})" for caption, name in images]
+  return "\n\n".join(section for section in parts if section) + "\n"
 
 
 READING = (

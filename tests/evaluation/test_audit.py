@@ -7,9 +7,8 @@ import pytest
 
 import oracles_evaluation as toy
 from ega_jax import types
-from ega_jax.auction import equilibrium as auction_equilibrium
 from ega_jax.auction import metrics
-from ega_jax.evaluation import audit, equilibrium, market, payments, systems
+from ega_jax.evaluation import audit, audit_views, equilibrium, market, payments, systems
 
 OPTIONS = audit.AuditOptions(num_requests=12, num_unshown=10, num_nodes=31, refinements=8)
 
@@ -173,10 +172,20 @@ def test_a_system_s_own_sweep_is_used_and_gives_the_same_audit():
 
 def test_report_sections():
   found = audited("vcg")[3]
-  curves = audit.example_curves(found, 2)
+  curves = audit_views.example_curves(found, 2)
   assert len(curves) == 2 and all(np.all(np.diff(curve["x"]) >= 0) for curve in curves)
-  scatter = audit.payment_scatter(found)
+  scatter = audit_views.payment_scatter(found)
   assert np.corrcoef(scatter["own"], scatter["myerson"])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("name", ["vcg", "gsp"])
+def test_totals_under_the_integral_are_its_revenue(name):
+  *_, found, figures = audited(name)
+  totals = audit_views.myerson_totals(found)
+  summary = market.summarise(totals)
+  assert totals["user"].shape == totals["true/revenue"].shape == (12,)
+  for evaluator in ("model", "true"):
+    assert 0 < summary[f"{evaluator}/rpm"] == pytest.approx(figures[f"{evaluator}/rpm_myerson"])
 
 
 SHADING = equilibrium.EquilibriumOptions(num_requests=40, num_unshown=4)
@@ -197,22 +206,6 @@ def test_equilibrium_of_first_price_shades():
   assert found.path[1] < 0.85
   if found.converged:
     assert 0.3 <= found.multiplier < 0.8
-
-
-def test_equilibrium_revenue_is_reported_at_its_shading(monkeypatch):
-  world = toy.ToyWorld(num_requests=40)
-  system = toy.RankByBid(world, organic_weight=0.0)  # only ads: a common factor moves no list
-  truthful = market.summarise(systems.evaluate_system(system, payments.FirstPrice(), world.columns, world))
-
-  def run(converged):
-    found = auction_equilibrium.ShadingEquilibrium(0.6 if converged else None, 0.002, 3, converged, (1.0, 0.6))
-    monkeypatch.setattr(equilibrium, "shading_equilibrium", lambda *_: found)
-    return equilibrium.equilibrium_figures(system, payments.FirstPrice(), None, world.columns, world)
-
-  figures = run(True)
-  assert figures["shading"] == 0.6 and figures["residual_gain"] == 0.002
-  assert figures["true/rpm_equilibrium"] == pytest.approx(0.6 * truthful["true/rpm"], rel=1e-5)
-  assert run(False)["true/rpm_equilibrium"] == run(False)["shading"] == "none"
 
 
 def test_deviation_utility_by_a_loop():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import oracles_evaluation as toy
-from ega_jax.evaluation import assess, audit, equilibrium, market, payments, ranking, report, systems
+from ega_jax.evaluation import audit, audit_views, market, payments, ranking, report, systems
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def results():
   return made | {
     "frontier": {"EGA": points},
     "calibration": {"reward": ranking.calibration_curve(probability, rng.random(5000) < probability)},
-    "curves": audit.example_curves(found),
-    "scatter": {"VCG": audit.payment_scatter(found)},
+    "curves": audit_views.example_curves(found),
+    "scatter": {"VCG": audit_views.payment_scatter(found)},
   }
 
 
@@ -105,19 +105,22 @@ def test_bad_input_is_named(results, tmp_path):
     report.comparison({"a": [], "b": [{}]}, "a")
 
 
-def test_an_assessment_goes_straight_into_the_report(tmp_path):
-  world = toy.ToyWorld(num_requests=8)
-  affine = toy.AffineMaximiser(world)
-  options = {"auditing": audit.AuditOptions(num_requests=4, num_nodes=11, refinements=1)}
-  options["shading"] = equilibrium.EquilibriumOptions(num_requests=4)
-  vcg = assess.assess(affine, toy.PivotPayment(affine), world.columns, world.columns, world, **options)
-  bare = assess.assess(affine, payments.Free(), None, world.columns, auditing=False, shading=False)
-  assert vcg.figures["shading"] == 1.0 and vcg.figures["audit/model/regret_max"] <= 1e-9
-  assert vcg.figures["true/rpm_equilibrium"] == pytest.approx(market.summarise(vcg.totals)["true/rpm"])
-  assert bare.figures == {} and "true/clicks" not in bare.totals
-  made = report.comparison(
-    {"vcg": [vcg.totals], "bare": [bare.totals]}, "bare", extra={"vcg": [vcg.figures]}, num_resamples=50
-  )
-  made |= {"curves": vcg.curves, "scatter": {"vcg": vcg.scatter}}
-  report.write(made, tmp_path, plot=False)
-  assert "RPM (c)" in report.markdown(report.read(tmp_path / "report.json"))
+def quality(auc, pcoc):
+  parts = {f"{name}{part}": auc for name in ("auc", "log_loss") for part in ("", "/ads", "/organic")}
+  parts |= {f"pcoc{part}": pcoc for part in ("", "/ads", "/organic", "/position_1", "/position_2")}
+  return parts
+
+
+def test_sections_beside_the_comparison(results):
+  reward = {"model": quality(0.71, 1.02), "truth": quality(0.75, 1.0), "calibrated": True}
+  poi = {"windows": 7, "floor": {"acc@1": 0.3}, "model": {"acc@1": 0.4}, "difference": {"acc@1": [0.1, -0.05, 0.25]}}
+  systems = {name: dict(one) for name, one in results["systems"].items()}
+  systems["EGA"]["figures"] |= {"parameters": [1234567, 1234567], "milliseconds": [40.0, 44.0], "seconds": [9.0, 9.0]}
+  rewards = [reward, reward | {"calibrated": False}]
+  text = report.markdown(results | {"systems": systems, "reward": rewards, "next_poi": [{"with_time": poi}, None]})
+  assert "| EGA | 1,234,567 ± 0 | 42.0 ± 2.8 | - | 9 ± 0 |" in text and "| MCA | 1," not in text
+  assert "1.020 .. 1.020" in text and "[.9, 1.1] in every position) in 1 of 2 seeds" in text
+  assert "| with the visit's time | acc@1 | 7 | 0.300 | 0.400 | +0.100 [-0.050, +0.250] |" in text
+  assert "without the visit's time" not in text
+  for heading in ("Cost", "Reward model", "Next POI"):
+    assert heading in text and heading not in report.markdown(results | {"systems": {}})
