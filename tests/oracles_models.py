@@ -70,8 +70,9 @@ def semantic_ids(rng, cat, levels=3, vocabulary=7, creative_levels=2):
 
 def hour_nearness(hour, age, now, width=2.0):
   """Returns the hour kernel of an event `age` hours ago, given both hours of the week."""
-  if hour < 0 or now < 0:
-    return 0.0
+  if hour < 0 or now < 0:  # the mean over all hours of a week and all ages
+    return np.mean([hour_nearness(a, g, 0, width) * 5 + hour_nearness(a, g, 150, width) * 2
+                    for a in range(0, 168, 24) for g in np.arange(0, 24, 0.25)]) / 7  # fmt: skip
   gap = age % 24
   gap = min(gap, 24 - gap)
   return math.exp(-0.5 * (gap / width) ** 2) * (1.0 if (hour // 24 >= 5) == (now // 24 >= 5) else 0.4)
@@ -99,7 +100,7 @@ def features(req, cat, b, poi):
   visits = [e for e in events if e["action"] == 1]
   clicks = [e for e in events if e["action"] >= 2]
   for n, event in enumerate(reversed(visits)):
-    event["slow"], event["fast"] = 0.5 ** (n / 40), 0.5 ** (n / 5)
+    event["slow"], event["fast"] = 0.5 ** (n / 160), 0.5 ** (n / 5)
     event["near"], event["sharp"] = event["slow"] * event["near"], event["slow"] * event["sharp"]
   last = visits[-1]["poi"] if visits else -1
   follows = [v["poi"] for u, v in zip(visits, visits[1:], strict=False) if u["poi"] == last]

@@ -10,8 +10,8 @@ import numpy as np
 
 from ega_jax.data import pipeline, windows
 from ega_jax.evaluation import bootstrap
+from ega_jax.systems.next_visits import CUTOFFS, accuracies
 
-CUTOFFS = (1, 5, 10)
 _GRID = {
   "half_life": (10.0, 20.0, 40.0, 80.0),
   "own": (0.0, 0.1, 0.3, 1.0, 3.0),
@@ -87,11 +87,6 @@ def floor_ranks(columns, popularity, weights, chunk=512):
     part = {name: values[start : start + chunk] for name, values in columns.items()}
     ranks.append(target_ranks(score_pois(part, popularity, weights), part["target_poi"][:, 0]))
   return np.concatenate(ranks) if ranks else np.zeros(0, np.int64)
-
-
-def accuracies(ranks):
-  """Returns {"acc@1", "acc@5", "acc@10"}: shares of windows whose target is among the first k."""
-  return {f"acc@{k}": float(np.mean(ranks < k)) for k in CUTOFFS}
 
 
 def tune(columns, popularity, *, with_time) -> FloorWeights:

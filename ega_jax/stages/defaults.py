@@ -33,12 +33,13 @@ def base_config() -> ml_collections.ConfigDict:
         "batch_size": 64,
         "learning_rate": 1e-3,
         "normaliser": "legal",  # "vocabulary": the paper's softmax over codes; "legal": over codes of existing items
-        "targets": 3,  # next visits predicted per example
+        "targets": 1,  # next visits predicted per example
+        "full_gap": 24.0,  # hours since the last visit from which a next visit counts fully; 0: all count alike
         "visit_weight": 1.0,
         "click_weight": 1.0,
         "weight_decay": 0.01,
         "drop_clicks": 0.3,  # share of examples whose history keeps visits only
-        "drop_time": 0.2,  # share of examples whose own time is unknown
+        "drop_time": 0.3,  # share of examples whose own time is unknown
       },
       "reward": {"steps": 500, "batch_size": 256, "learning_rate": 2e-3, "weight_decay": 0.3, "held_back_folds": 2,
                  # Longer or looser overfits; the ranker has the same sizes.

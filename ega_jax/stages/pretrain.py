@@ -13,8 +13,11 @@ from ega_jax.decoding.lists import ListConfig
 from ega_jax.losses import generation as losses
 from ega_jax.models.ega import LIST as LIST_TASK
 from ega_jax.models.ega import NEXT_VISITS, hide_clicks, hide_time
+from ega_jax.models.features import visit_gap
+from ega_jax.stages import trust
 from ega_jax.stages.batches import LIST, logged, main_folds
 from ega_jax.systems import generation
+from ega_jax.systems.next_visits import catalogue_table, visit_prior
 from ega_jax.training.stage import Stage
 from ega_jax.types import CandidateTable, Request
 
@@ -33,16 +36,22 @@ def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", proce
 
   def init(rng, previous):
     kept = {key: previous[source][key] for key in ("catalog", "ids")}
-    return {**kept, "generator": init_generator(rng, models.generator, kept["catalog"], kept["ids"])}
+    generator = dict(init_generator(rng, models.generator, kept["catalog"], kept["ids"]))
+    if models.generator.config.item_prior:  # start from the prior, which knows the counts: random logits would drown it
+      generator["poi_head"] = jax.tree.map(jnp.zeros_like, generator["poi_head"])
+    return {**kept, "generator": generator}
 
   def loss(params, batch, rng):
     request = Request.from_batch(batch)
+    # A burst of visits is nearly one: each counts by the time since the one before.
+    weight = jnp.clip(visit_gap(request) / options.full_gap, 0.02, 1.0) if options.full_gap else jnp.ones(())
     encode_rng, drop_rng, time_rng, visit_rng, list_rng = jax.random.split(rng, 5)
     # Some rows lose their clicks or their time, so that both prompts also work without; both read one encoding.
     request = hide_clicks(request, jax.random.bernoulli(drop_rng, options.drop_clicks, request.user.shape))
     request = hide_time(request, jax.random.bernoulli(time_rng, options.drop_time, request.user.shape))
     memory = _encode(models, params, request, encode_rng)
-    visits = _visit_loss(models, params, request, memory, batch["target_poi"][:, : options.targets], options, visit_rng)
+    targets = batch["target_poi"][:, : options.targets]
+    visits = _visit_loss(models, params, request, memory, targets, weight, options, visit_rng)
     clicks, creatives = _list_losses(models, params, request, memory, batch, options, list_rng)
     parts = {"visits": visits, "clicks": clicks, "creatives": creatives}
     # Each part is a mean over its own positions; a part without any is 0.
@@ -51,11 +60,18 @@ def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", proce
     total = options.visit_weight * mean(visits) + options.click_weight * mean(clicks) + mean(creatives)
     return total * rows, rows, {key: part[:2] for key, part in parts.items()}
 
+  def finish(params, previous):
+    del previous
+    found, share = trust.trusted(config, models, params)
+    print(f"{name}: next visits follow {share:.0%} of what was learned beside the counts", flush=True)
+    return found
+
   schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, options.steps // 20, options.steps)
   return Stage(
     name=name,
     init=init,
     loss=loss,
+    finish=finish,
     batches=logged(config, options.batch_size, COLUMNS, folds=main_folds(config), salt=2, process=process),
     optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=options.weight_decay)),
     trainable="^generator/",
@@ -78,31 +94,16 @@ def init_generator(rng, generator, catalog, ids):
   return generator.init(rng, request, ids, catalog, zeros(2, levels), zeros(2, creative_levels))["params"]
 
 
-def catalogue_table(ids) -> CandidateTable:
-  """Returns the whole catalogue as one table of leading size 1, nothing advertised: what a next visit may be."""
-  count = ids.poi.shape[0]
-  return CandidateTable(
-    codes=ids.poi[None], valid=jnp.ones((1, count), bool), is_ad=jnp.zeros((1, count), bool),
-    organic_rank=jnp.arange(count)[None],
-  )  # fmt: skip
-
-
-def visit_prior(models, params, memory, request):
-  """Returns the item prior f32[B, P] of every POI as the next visit."""
-  shape = (request.user.shape[0], params["ids"].poi.shape[0])
-  everything = jnp.broadcast_to(jnp.arange(shape[1]), shape)
-  return generation.item_prior(models, params, memory, request, everything, task=NEXT_VISITS)
-
-
-def _visit_loss(models, params, request, memory, targets, options, rng):
-  """Returns (sum, weight) of the next visits' cross-entropy (EGA Eq. 27)."""
+def _visit_loss(models, params, request, memory, targets, weight, options, rng):
+  """Returns (sum, weight) of the next visits' cross-entropy (EGA Eq. 27), rows by `weight` f32[B] or f32[]."""
   codes = jnp.where(targets[..., None] >= 0, params["ids"].poi[jnp.maximum(targets, 0)], -1)
   logits = _decode(models, params, memory, codes, NEXT_VISITS, rng)[0]
   if options.normaliser == "vocabulary":
     return losses.next_token_loss(logits, codes, where=targets >= 0)[:2]
   prior = visit_prior(models, params, memory, request)
   log_p = slate.list_log_z(logits, catalogue_table(params["ids"]), targets, None, prior, ListConfig(), reuse=True)
-  return losses.sequence_loss(log_p, where=targets >= 0)[:2]
+  weight = jnp.where(targets >= 0, weight[..., None], 0.0)
+  return -jnp.sum(jnp.where(targets >= 0, log_p, 0.0) * weight), weight.sum()
 
 
 def _list_losses(models, params, request, memory, batch, options, rng):

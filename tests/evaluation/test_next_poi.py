@@ -5,6 +5,7 @@ import pytest
 
 from ega_jax.data.market_config import hour_of_week
 from ega_jax.evaluation import next_poi
+from ega_jax.systems import next_visits
 
 
 def _columns(rng, windows=30, pois=12, length=10):
@@ -67,7 +68,7 @@ def test_popularity_breaks_ties_only():
 def test_ranks_count_who_is_above_and_smaller_ids_first():
   scores = np.array([[1.0, 3, 3, 2], [0, 0, 0, 0]])
   assert next_poi.target_ranks(scores, np.array([2, 3])).tolist() == [1, 3]
-  assert next_poi.accuracies(np.array([0, 4, 5, 10])) == {"acc@1": 0.25, "acc@5": 0.5, "acc@10": 0.75}
+  assert next_visits.accuracies(np.array([0, 4, 5, 10])) == {"acc@1": 0.25, "acc@5": 0.5, "acc@10": 0.75}
 
 
 def test_ranks_do_not_depend_on_the_chunk():
@@ -87,7 +88,7 @@ def test_tuning_finds_a_planted_habit_of_the_hour():
   time = columns["target_time"][:, None] - 60 * hours_before
   columns["history_hour"], columns["history_poi"] = hour_of_week(time), (time // 60) % 24  # a POI for every hour
   columns["target_poi"] = columns["history_poi"][np.arange(200), same_hour][:, None]
-  accuracy = lambda with_time: next_poi.accuracies(
+  accuracy = lambda with_time: next_visits.accuracies(
     next_poi.floor_ranks(columns, np.zeros(24), next_poi.tune(columns, np.zeros(24), with_time=with_time))
   )
   assert accuracy(True)["acc@1"] == 1.0 and accuracy(False)["acc@1"] < 0.4

@@ -55,9 +55,14 @@ def test_bids_change_nothing(data):
   )
 
 
-def test_unknown_hour_gives_zero_hour_features(data):
+def test_an_unknown_hour_leans_to_no_hour(data):
   request, catalog = data
   unknown = dataclasses.replace(request, hour=np.full_like(request.hour, -1))
   got = np.asarray(compute(unknown, catalog, request.candidates))
-  for name in ("hour", "hour_share", "category_hour_share"):
-    np.testing.assert_array_equal(got[..., features.NAMES.index(name)], 0)
+  column = lambda name: got[..., features.NAMES.index(name)]
+  for hour, share in {"hour": "visit", "sharp_hour": "visit", "category_hour": "category"}.items():
+    np.testing.assert_allclose(column(f"{hour}_share"), column(f"{share}_share"), rtol=1e-4, atol=1e-6)
+  counts = np.expm1(column("visits_slow"))
+  for name, width in (("hour", 2.0), ("sharp_hour", 0.75)):
+    factor = np.expm1(column(name))[counts > 0] / counts[counts > 0]
+    np.testing.assert_allclose(factor, width / 9.58 * (1 - 0.6 * 20 / 49), rtol=2e-3)

@@ -7,10 +7,9 @@ import numpy as np
 import tiny_run
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.decoding.slate import list_log_z
-from ega_jax.evaluation import next_poi_model
 from ega_jax.models.ega import NEXT_VISITS, hide_time
-from ega_jax.stages.pretrain import catalogue_table, visit_prior
-from ega_jax.systems import generation
+from ega_jax.systems import generation, next_visits
+from ega_jax.systems.next_visits import catalogue_table, visit_prior
 from ega_jax.types import Request
 
 ROWS = 4
@@ -42,19 +41,19 @@ def test_ranks_are_those_of_the_probabilities_without_an_unknown_time():
   hidden = hide_time(request, jnp.asarray(~columns["hour_known"]))
   log_p = np.asarray(jax.jit(lambda params, request: _log_probabilities(models, params, request))(params, hidden))
   np.testing.assert_allclose(np.exp(log_p).sum(-1), 1.0, rtol=1e-3)
-  found = next_poi_model.generated_ranks(models, params, columns, chunk=ROWS)
+  found = next_visits.generated_ranks(models, params, columns, chunk=ROWS)
   best = np.argsort(-log_p, axis=1)[:, :2]  # certainly generated, whatever the beam drops later
   for place in (0, 1):
-    again = next_poi_model.generated_ranks(models, params, columns | {"target_poi": best[:, place:][:, :1]}, chunk=ROWS)
+    again = next_visits.generated_ranks(models, params, columns | {"target_poi": best[:, place:][:, :1]}, chunk=ROWS)
     np.testing.assert_array_equal(again, place)
   for row, target in enumerate(columns["target_poi"][:, 0]):
-    assert found[row] <= (log_p[row] > log_p[row, target]).sum() or found[row] == next_poi_model.NUM_BEAMS
+    assert found[row] <= (log_p[row] > log_p[row, target]).sum() or found[row] == next_visits.NUM_BEAMS
 
 
 def test_an_unknown_hour_is_not_read(monkeypatch):
   columns, seen = _columns(), []
   monkeypatch.setattr(
-    next_poi_model, "_generate", lambda models, params, request: seen.append(request) or np.zeros((ROWS, 2), int)
+    next_visits, "_generate", lambda models, params, request: seen.append(request) or np.zeros((ROWS, 2), int)
   )
-  next_poi_model.generated_ranks(None, None, columns, chunk=ROWS)
+  next_visits.generated_ranks(None, None, columns, chunk=ROWS)
   np.testing.assert_array_equal(seen[0].hour, np.where(columns["hour_known"], columns["hour"], -1))
