@@ -129,13 +129,14 @@ def _oracle(world, rows, items, is_ad, standalone, width=40):
   values = world.values(rows)
   shortlist = np.argsort(-np.where(is_ad, values * standalone, -np.inf), 1, kind="stable")[:, :width]
   usable = np.take_along_axis(is_ad, shortlist, 1)
+  shortlist = np.where(usable, shortlist, -1)  # a request may have fewer ads than that
   slot = np.take_along_axis(is_ad, items, 1)
   current = np.where(slot, -1, items)
   for k in range(items.shape[1]):
     tried = np.repeat(current[:, None], shortlist.shape[1], 1)
     tried[:, :, k] = np.where(slot[:, k, None], shortlist, tried[:, :, k])
     creatives = world.best_creatives(rows, world.pois(rows, tried))
-    value = values[row[:, None, None], tried] * (tried >= 0)
+    value = values[row[:, None, None], np.maximum(tried, 0)] * (tried >= 0)
     gain = (value * _clicks(world, rows, tried, creatives)).sum(-1)
     best = np.where(usable, gain, -np.inf).argmax(1)
     current[:, k] = tried[row, best, k]

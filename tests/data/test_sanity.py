@@ -67,3 +67,11 @@ def test_markov_hit_rate_counts_transitions_before_the_cut():
   user, poi = np.zeros(8, np.int32), np.array([0, 1, 0, 1, 0, 1, 0, 2], np.int32)
   behaviour = marketplace.Behaviour(user, poi, np.arange(8, dtype=np.int64), 1, 3)
   assert sanity.markov_hit_rate(behaviour, cut_time=5, top=1) == pytest.approx(2 / 3)  # 0->1, 1->0 hit; 0->2 misses
+
+
+def test_figures_of_pages_with_few_ads_within_the_radius():
+  market = marketplace.generate(dataclasses.replace(marketplace.TINY, radius_km=3.0), 0)
+  ads = (market.requests["is_ad"] & (market.requests["candidates"] >= 0)).sum(1)
+  assert ads.min() < marketplace.TINY.num_ads and (market.requests["candidates"] < 0).any()
+  found = sanity.figures(market, 0, rows=100)
+  assert np.isfinite(list(found.values())).all() and found["oracle_over_popularity"] > 1
