@@ -40,7 +40,8 @@ def _clicks(rng):
 
 def _policy(rng):
   log_z = -rng.exponential(size=(SIZE, LENGTH)).astype(np.float32)
-  return dict(log_z=log_z), dict(reward=rng.normal(size=(SIZE, LENGTH)).astype(np.float32))
+  fixed = dict(reward=rng.normal(size=(SIZE, LENGTH)), share=rng.random(SIZE))
+  return dict(log_z=log_z), {name: value.astype(np.float32) for name, value in fixed.items()}
 
 
 def _payment(rng):
@@ -61,6 +62,7 @@ LAWS = (
   Law("multi_token", lambda a, b, w: generation.multi_token_loss(a["logits"], b["codes"], where=w), _codes),
   Law("legal_codes", lambda a, b, w: generation.next_token_loss(a["logits"], **b, where=w), _codes),
   Law("sequence", lambda a, b, w: generation.sequence_loss(a["log_z"], where=w), _policy),
+  Law("shared_sequence", lambda a, b, w: generation.sequence_loss(a["log_z"], where=w, share=b["share"]), _policy),
   Law("list_click", lambda a, b, w: reward.list_click_loss(a["logits"], b["labels"], where=w), _clicks),
   Law("policy", lambda a, b, w: policy.policy_gradient_loss(a["log_z"], b["reward"], where=w), _policy),
   Law(

@@ -80,6 +80,11 @@ class Cascade:
     """What score(Y) sets against bids, in money."""
     return generation.host_objective(self.params)
 
+  @property
+  def learned(self):
+    """The learned arrays that an allocation reads."""
+    return [self.params[part] for part in ("ranker", *(["reward"] if self.num_lists else []))]
+
   def allocate(self, batch, bids) -> Slate:
     """Returns the Slate [B, G, K] of bids f[B, G, C] per click."""
     request, bids = Request.from_batch(batch), jnp.asarray(bids, jnp.float32)

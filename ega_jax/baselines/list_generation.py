@@ -32,6 +32,11 @@ class ListGeneration:
     """What score(Y) sets against bids, in money."""
     return self.generator.objective
 
+  @property
+  def learned(self):
+    """The learned arrays that an allocation reads."""
+    return self.generator.learned
+
   def with_knob(self, slot_price):
     """Returns the same system at another ad load."""
     return ListGeneration(self.name, self.generator.with_knob(slot_price))

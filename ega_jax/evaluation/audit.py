@@ -109,7 +109,8 @@ def audit_figures(audit, options=None):
   """Returns {figure: float}: regret, Psi, i-SIC, IR and the shape of the curves, per click model where it matters.
 
   Regret is in money per ad and request; `regret_per_payment` and `regret_per_utility` are ratios of totals over all ads
-  (unshown ones by their weight). rpm_own and rpm_myerson are over the audited requests (EGA section 8, revenue (b)).
+  (unshown ones by their weight). rpm_own is over the audited requests; revenue (b) of EGA section 8
+  is `audit_views.myerson_totals`.
   Standard errors (over requests) end in "/standard_error".
   """
   options = options or AuditOptions()
@@ -171,7 +172,6 @@ def _incentives(audit, x):
     "regret_per_payment": _ratio(lost.regret, lost.payment, audit["weight"]),
     "regret_per_utility": _ratio(lost.regret, np.maximum(lost.utility, 0), audit["weight"]),
     "rpm_own": 1000 * float((lost.payment * shown).sum() / audit["slots"].sum()),
-    "rpm_myerson": 1000 * float((myerson * shown).sum() / audit["slots"].sum()),
     "payment_identity_residual": _mean(np.abs(lost.payment - myerson)[shown]),
     "i_sic": _i_sic(audit, x),
   }

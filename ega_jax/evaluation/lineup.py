@@ -27,12 +27,17 @@ class Entry:
   rule: object
   note: str = ""
   knob: tuple = LOADS  # bracket of the ad-load knob; () where the stage has fitted it, or there is none
-  parameters: int = 0  # learned numbers that an allocation and its prices read
 
   @property
   def by_slot_price(self):
     """Whether the knob is the price of an ad slot."""
     return self.knob in (LOADS, ())
+
+  @property
+  def parameters(self):
+    """How many learned numbers the allocation and its prices read."""
+    learned = [getattr(part, "learned", ()) for part in (self.system, self.rule)]
+    return sum(leaf.size for leaf in jax.tree.leaves(learned))
 
 
 def systems(config, finals, world=None, only=()):
@@ -60,13 +65,7 @@ def builders(config, finals, world):
   num_lists, length, nodes = config.lists.num_lists, config.list_length, config.evaluation.nodes
   on_nodes = {"num_nodes": nodes, "refinements": config.evaluation.refinements, "sigma": config.value_sigma}
   gsp = lambda system: payments.slot_threshold(system, **on_nodes)
-  with_gsp = lambda name, system, note, *knob: Entry(name, system, gsp(system), note, *knob, parameters=sizes(system))
-  reads = lambda params, *parts: sum(leaf.size for part in parts for leaf in jax.tree.leaves(params[part]))
-
-  def sizes(system):
-    if isinstance(system, Cascade):
-      return reads(system.params, "ranker", *(["reward"] if system.num_lists else []))
-    return reads(getattr(system, "generator", system).params, "generator", "reward")
+  with_gsp = lambda name, system, note, *knob: Entry(name, system, gsp(system), note, *knob)
 
   def cascade(name, note, knob=LOADS, **settings):
     system = Cascade(name, recipe.build_ranker(config), finals["ranker"], length, models=models, **settings)
@@ -79,8 +78,7 @@ def builders(config, finals, world):
 
   def learned(name, stage, form, note):
     system = plain()
-    rule = recipe.learned_payment(config, system, form, finals[stage], stage)
-    return Entry(name, system, rule, note, (), sizes(system) + reads(finals[stage], "payment"))
+    return Entry(name, system, recipe.learned_payment(config, system, form, finals[stage], stage), note, ())
 
   def free(name):
     return ega(name, "policy_bid_free" if "policy_bid_free" in finals else "policy", bid_free=True)
@@ -90,13 +88,11 @@ def builders(config, finals, world):
 
   def ranged():
     system = free("EGA-vcg_range")
-    note = "bid-free lists, exactly truthful"
-    return Entry("EGA-vcg_range", system, PivotPayment(system), note, parameters=sizes(system))
+    return Entry("EGA-vcg_range", system, PivotPayment(system), "bid-free lists, exactly truthful")
 
   def virtual():
     system = ega("EGA-virtual", virtual=True)
-    rule = payments.myerson(system, **on_nodes)
-    return Entry("EGA-virtual", system, rule, "virtual bids, Myerson integral", parameters=sizes(system))
+    return Entry("EGA-virtual", system, payments.myerson(system, **on_nodes), "virtual bids, Myerson integral")
 
   catalog = finals["policy"]["catalog"]
   popularity, creatives = np.asarray(catalog.poi_popularity), np.asarray(catalog.poi_creatives)

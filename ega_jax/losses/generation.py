@@ -38,10 +38,14 @@ def multi_token_loss(logits, codes, *, where=None, legal=None):
   return code_loss(logits, codes, where=where, legal=legal)
 
 
-def sequence_loss(log_probability, *, where=None):
+def sequence_loss(log_probability, *, where=None, share=None):
   """Returns (sum, weight, metrics): -log P of items whose log-probabilities f32[B, T] over legal codes are given.
 
   The form of L_NTP that normalises over what can be generated (decoding's `list_log_z`); -inf must be masked.
+  share f32[B]: how much of an example each row counts, 1 if None.
   """
-  total, weight = masked_sum(-safe(log_probability, where), where)
+  loss, each = -safe(log_probability, where), jnp.ones(log_probability.shape)
+  if share is not None:
+    loss, each = loss * share[:, None], each * share[:, None]
+  total, weight = masked_sum(loss, where)[0], masked_sum(each, where)[0]
   return total, weight, {"negative_log_probability": (total, weight)}

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ega_jax.models.features import COUNTS, SUCCESSOR_SHARE, VISIT, candidate_features, visit_gap
+from ega_jax.models.features import COUNTS, SUCCESSOR_SHARE, candidate_features, moment
 from ega_jax.models.list_prior import ListContextPrior
 from ega_jax.nn.embedding import CodeEmbedding, IdEmbedding
 from ega_jax.nn.linear import Dense, RMSNorm, constrain, partitioned
@@ -261,8 +261,8 @@ class ItemPrior(nn.Module):
     bias = IdEmbedding(config.num_pois, 1, name="bias")(safe)
     ad = jnp.zeros(candidates.shape) if is_ad is None else is_ad
     x = jnp.concatenate([features, match[..., None], bias, ad[..., None]], axis=-1)
-    moment = self._moment(request)[:, None]
-    seen = jnp.concatenate([x, jnp.broadcast_to(moment, (*x.shape[:2], moment.shape[-1]))], axis=-1)
+    now = moment(request)[:, None]
+    seen = jnp.concatenate([x, jnp.broadcast_to(now, (*x.shape[:2], now.shape[-1]))], axis=-1)
     hidden = nn.relu(Dense(config.prior_width, names=(None, "mlp"), name="hidden")(seen))
     both = jnp.concatenate([x, hidden], axis=-1)
     heads = Dense(NUM_TASKS, names=(None, None), kernel_init=nn.initializers.normal(0.02), name="heads")(both)
@@ -270,15 +270,6 @@ class ItemPrior(nn.Module):
     weight = self.param("belief", partitioned(nn.initializers.ones, (None,)), (1,))
     prior = prior if belief is None else prior + weight * belief
     return jnp.where(candidates >= 0, prior, 0.0)
-
-  def _moment(self, request):
-    """Returns f[B, 3]: what says how to read the features: whether the time is known, how long ago the last visit was,
-    how many there were. Just after a visit the same POI is unlikely; a day later it is the best guess.
-    """
-    timed, age = request.hour >= 0, visit_gap(request)
-    gap = jnp.where(timed & jnp.isfinite(age), jnp.log1p(age) / 3, 0.0)
-    visits = jnp.sum((request.history_poi >= 0) & (request.history_action == VISIT), axis=1)
-    return jnp.stack([timed.astype(jnp.float32), gap, jnp.log1p(visits) / 3], axis=-1)
 
   def _counts(self, features, task):
     """Returns f[B, C]: a weight times the log of a weighted sum of counts and of a share as their prior, both learned.

@@ -61,16 +61,16 @@ def _events(request):
 def hour_kernel(hour, age, request_hour, width=2.0):
   """Returns f32[B, H] in [0, 1]: nearness in time of day, less across the weekend's edge.
 
-  Where either hour is unknown it is the kernel's mean over a week's hours: 0 would say "at another hour".
-
   The gap comes from the age in hours, which is exact to the minute; hours of the week say which part of it an event is
-  in, and whether times are known at all. `width` is the kernel's standard deviation in hours.
+  in, and whether times are known at all: where one is not, the kernel is its mean over the hours of a week, as 0 would
+  say "at another hour". `width` is the kernel's standard deviation in hours.
   """
   now, gap = request_hour[:, None], jnp.abs(age) % 24
   gap = jnp.minimum(gap, 24 - gap)
   same_part = (hour // 24 >= 5) == (now // 24 >= 5)
   kernel = jnp.exp(-0.5 * jnp.square(gap / width)) * jnp.where(same_part, 1.0, OTHER_PART)
-  mean = width * math.sqrt(2 * math.pi) / 24 * (1 - (1 - OTHER_PART) * 2 * 5 * 2 / 49)
+  across = 2 * (5 / 7) * (2 / 7)  # share of pairs of days of which one is on a weekend
+  mean = width * math.sqrt(2 * math.pi) / 24 * (1 - across * (1 - OTHER_PART))
   return jnp.where((hour >= 0) & (now >= 0), kernel, mean)
 
 
@@ -86,6 +86,16 @@ def visit_gap(request):
   """Returns f32[B]: hours since the last visit, infinite without one."""
   visit = _events(request)[0] > 0
   return jnp.where(visit, jnp.maximum(request.history_age, 0.0), jnp.inf).min(axis=1)
+
+
+def moment(request):
+  """Returns f32[B, 3], how to read a request's features: whether its time is known, how long ago the last visit was,
+  and how many there were. Just after a visit the same POI is unlikely; a day later it is the best guess.
+  """
+  visits, gap = _events(request)[0].sum(1), visit_gap(request)
+  timed = request.hour >= 0
+  gap = jnp.where(timed & jnp.isfinite(gap), jnp.log1p(gap) / 3, 0.0)
+  return jnp.stack([timed.astype(jnp.float32), gap, jnp.log1p(visits) / 3], axis=-1)
 
 
 def _follows_last(request, visit, last):

@@ -19,6 +19,7 @@ from ega_jax.stages.batches import LIST, logged, main_folds
 from ega_jax.systems import generation
 from ega_jax.systems.next_visits import catalogue_table, visit_prior
 from ega_jax.training.stage import Stage
+from ega_jax.training.writers import Progress
 from ega_jax.types import CandidateTable, Request
 
 COLUMNS = (*LIST, "target_poi")
@@ -44,14 +45,14 @@ def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", proce
   def loss(params, batch, rng):
     request = Request.from_batch(batch)
     # A burst of visits is nearly one: each counts by the time since the one before.
-    weight = jnp.clip(visit_gap(request) / options.full_gap, 0.02, 1.0) if options.full_gap else jnp.ones(())
+    share = jnp.clip(visit_gap(request) / options.full_gap, 0.02, 1.0) if options.full_gap else None
     encode_rng, drop_rng, time_rng, visit_rng, list_rng = jax.random.split(rng, 5)
     # Some rows lose their clicks or their time, so that both prompts also work without; both read one encoding.
     request = hide_clicks(request, jax.random.bernoulli(drop_rng, options.drop_clicks, request.user.shape))
     request = hide_time(request, jax.random.bernoulli(time_rng, options.drop_time, request.user.shape))
     memory = _encode(models, params, request, encode_rng)
     targets = batch["target_poi"][:, : options.targets]
-    visits = _visit_loss(models, params, request, memory, targets, weight, options, visit_rng)
+    visits = _visit_loss(models, params, request, memory, targets, share, options, visit_rng)
     clicks, creatives = _list_losses(models, params, request, memory, batch, options, list_rng)
     parts = {"visits": visits, "clicks": clicks, "creatives": creatives}
     # Each part is a mean over its own positions; a part without any is 0.
@@ -63,7 +64,7 @@ def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", proce
   def finish(params, previous):
     del previous
     found, share = trust.trusted(config, models, params)
-    print(f"{name}: next visits follow {share:.0%} of what was learned beside the counts", flush=True)
+    Progress(name, options.steps, options.steps).say(f"next visits follow {share:.0%} of what was learned")
     return found
 
   schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, options.steps // 20, options.steps)
@@ -94,16 +95,15 @@ def init_generator(rng, generator, catalog, ids):
   return generator.init(rng, request, ids, catalog, zeros(2, levels), zeros(2, creative_levels))["params"]
 
 
-def _visit_loss(models, params, request, memory, targets, weight, options, rng):
-  """Returns (sum, weight) of the next visits' cross-entropy (EGA Eq. 27), rows by `weight` f32[B] or f32[]."""
+def _visit_loss(models, params, request, memory, targets, share, options, rng):
+  """Returns (sum, weight) of the next visits' cross-entropy (EGA Eq. 27); the paper's form counts all rows alike."""
   codes = jnp.where(targets[..., None] >= 0, params["ids"].poi[jnp.maximum(targets, 0)], -1)
   logits = _decode(models, params, memory, codes, NEXT_VISITS, rng)[0]
   if options.normaliser == "vocabulary":
     return losses.next_token_loss(logits, codes, where=targets >= 0)[:2]
   prior = visit_prior(models, params, memory, request)
   log_p = slate.list_log_z(logits, catalogue_table(params["ids"]), targets, None, prior, ListConfig(), reuse=True)
-  weight = jnp.where(targets >= 0, weight[..., None], 0.0)
-  return -jnp.sum(jnp.where(targets >= 0, log_p, 0.0) * weight), weight.sum()
+  return losses.sequence_loss(log_p, where=targets >= 0, share=share)[:2]
 
 
 def _list_losses(models, params, request, memory, batch, options, rng):

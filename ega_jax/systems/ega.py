@@ -77,6 +77,11 @@ class EGASystem:
     """What score(Y) sets against bids, in money."""
     return generation.host_objective(self.params)
 
+  @property
+  def learned(self):
+    """The learned arrays that an allocation reads."""
+    return [self.params[part] for part in ("generator", "reward")]
+
   def allocate(self, batch, bids) -> Slate:
     """Returns the Slate [B, G, K] of bids f[B, G, C] per click."""
     bids = jnp.asarray(bids, jnp.float32)

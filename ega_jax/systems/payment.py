@@ -33,6 +33,11 @@ class LearnedPayment:
     self.params, self.scale = params["payment"]["network"], float(params["market"]["bid_scale"])
     self._apply = jax.jit(lambda params, inputs, own: network.apply({"params": params}, inputs, own))
 
+  @property
+  def learned(self):
+    """The learned arrays that a price reads."""
+    return self.params
+
   def price(self, batch, bids, slate):
     """Returns f32[B, G, K] per click: every shown ad's price, 0 elsewhere."""
     columns = []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import oracles_evaluation as toy
-from ega_jax.evaluation import audit, audit_views, market, payments, ranking, report, systems
+from ega_jax.evaluation import audit, audit_views, market, payments, ranking, report, systems, tables
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def test_numbers_are_those_of_the_runs(results):
 
 def test_markdown_says_what_is_known(results):
   text = report.markdown(results)
-  assert report.spread([1.0, None, "none", 4.0]) == (2.5, pytest.approx(1.5 * 2**0.5))
-  mean, spread = report.spread(results["systems"]["EGA"]["figures"]["true/welfare"])
+  assert tables.spread([1.0, None, "none", 4.0]) == (2.5, pytest.approx(1.5 * 2**0.5))
+  mean, spread = tables.spread(results["systems"]["EGA"]["figures"]["true/welfare"])
   assert f"{mean:.4f} ± {spread:.4f}" in text
   assert "1.000 ± 0.000 (1 x none)" in text
   for word in ("python -m x", "abc1234", "minutes: 2.5", "the floor", "rpm paper -16.5%", "regret, true", "interval"):

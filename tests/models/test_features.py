@@ -66,3 +66,16 @@ def test_an_unknown_hour_leans_to_no_hour(data):
   for name, width in (("hour", 2.0), ("sharp_hour", 0.75)):
     factor = np.expm1(column(name))[counts > 0] / counts[counts > 0]
     np.testing.assert_allclose(factor, width / 9.58 * (1 - 0.6 * 20 / 49), rtol=2e-3)
+
+
+def test_the_moment_is_that_of_the_last_visit(data):
+  request, _ = data
+  visit = (request.history_poi >= 0) & (request.history_action == 1)
+  gap = np.where(visit, request.history_age, np.inf).min(1)
+  np.testing.assert_allclose(features.visit_gap(request), gap, rtol=1e-6)
+  assert len(np.unique(gap)) > 2 and np.isinf(gap).any()  # a user without a visit is among them
+  known = np.where(np.isfinite(gap), gap, 0)
+  for hour, timed in ((30, 1.0), (-1, 0.0)):
+    found = np.asarray(features.moment(dataclasses.replace(request, hour=np.full_like(request.hour, hour))))
+    expected = np.stack([np.full(len(gap), timed), timed * np.log1p(known) / 3, np.log1p(visit.sum(1)) / 3], 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

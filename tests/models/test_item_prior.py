@@ -9,7 +9,7 @@ import pytest
 
 import oracles_models as oracle
 from ega_jax.models import ega
-from ega_jax.models.features import NAMES, candidate_features
+from ega_jax.models.features import NAMES, candidate_features, moment
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,31 @@ def test_a_request_without_its_time_is_known_as_at_its_last_event(setting):
   np.testing.assert_array_equal(found.hour, np.where(hidden, -1, rows.hour))
   present = rows.history_poi >= 0
   for b in range(len(hidden)):
-    since = rows.history_age[b][present[b]].min(initial=np.inf) - 8 if hidden[b] else 0.0
+    since = rows.history_age[b][present[b]].min(initial=np.inf) - ega.UNKNOWN_AGE if hidden[b] else 0.0
     expected = np.where(present[b] | ~hidden[b], rows.history_age[b] - since, 0.0)
     np.testing.assert_allclose(found.history_age[b], expected, rtol=1e-6)
   for field in dataclasses.fields(rows):
     if field.name not in ("hour", "history_age"):
       np.testing.assert_array_equal(getattr(found, field.name), getattr(rows, field.name))
+
+
+def test_a_hidden_time_counts_from_the_last_event_that_is_left(setting):
+  rows = setting[0]
+  gone = dataclasses.replace(rows, history_poi=rows.history_poi.copy())
+  gone.history_poi[:, -2:] = -1  # as hide_clicks leaves it
+  found = np.asarray(ega.hide_time(gone, jnp.ones(len(rows.user), bool)).history_age)
+  present = gone.history_poi >= 0
+  some = present.any(1)
+  assert some.sum() > 2 and not found[~some].any()
+  np.testing.assert_allclose(np.where(present, found, np.inf).min(1)[some], ega.UNKNOWN_AGE, rtol=1e-6)
+
+
+def test_the_prior_reads_the_moment(setting):
+  rows, _, params, apply = setting
+  heads = {name: jnp.ones_like(leaf) for name, leaf in params["heads"].items()}
+  kernel = params["hidden"]["kernel"]
+  of = lambda kernel: apply(params | {"heads": heads, "hidden": params["hidden"] | {"kernel": kernel}}, ega.NEXT_VISITS)
+  gradient = np.asarray(jax.grad(lambda kernel: of(kernel).sum())(kernel))
+  now = np.asarray(moment(rows))
+  assert kernel.shape[0] == len(NAMES) + 3 + now.shape[1]
+  assert (np.abs(gradient[-now.shape[1] :]).sum(1) > 0).all() and (np.abs(now).sum(0) > 0).all()

@@ -49,3 +49,10 @@ def test_the_decoder_starts_as_its_prior():
   params = unbox(stage.init(jax.random.key(0), tiny_run.trained()[1]))
   assert not np.asarray(params["generator"]["poi_head"]).any()
   assert np.asarray(params["generator"]["item_prior"]["heads"]["kernel"]).any()
+
+
+def test_it_ends_with_the_trusted_share(monkeypatch):
+  params = tiny_run.trained()[1]["pretrain"]
+  monkeypatch.setattr(pretrain.trust, "trusted", lambda config, models, params: ("trusted", 0.5))
+  stage = pretrain.pretrain_stage(tiny_run.config(), tiny_run.models())
+  assert stage.finish(params, {}) == "trusted"
