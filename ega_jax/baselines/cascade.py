@@ -12,7 +12,7 @@ import numpy as np
 
 from ega_jax.decoding.neighbours import moves, neighbours
 from ega_jax.systems import generation
-from ega_jax.systems.distinct import list_clicks
+from ega_jax.systems.distinct import ListClicks
 from ega_jax.systems.merge import greedy_merge
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Request, Slate
@@ -50,17 +50,18 @@ class Cascade:
       met by giving some requests, by their row, one more).
     num_lists: N_S of MCA+R; 0 shows the greedy list.
     recall_size: ads that reach the ranker; 0: all.
+    clicks: ListClicks, which the same cascade at other ad loads shares; None for one of its own.
   """
 
   def __init__(self, name, ranker, params, list_length, *, models=None, slots="greedy", fixed_ads=3.0, num_lists=0,
-               swap_distance=3, recall_size=0):  # fmt: skip
+               swap_distance=3, recall_size=0, clicks=None):  # fmt: skip
     self.name, self.ranker, self.params, self.list_length = name, ranker, params, list_length
     self.settings = {
       "models": models, "slots": slots, "fixed_ads": fixed_ads, "num_lists": num_lists,
-      "swap_distance": swap_distance, "recall_size": recall_size,
+      "swap_distance": swap_distance, "recall_size": recall_size, "clicks": clicks or ListClicks(models),
     }  # fmt: skip
     self.models, self.slots, self.fixed_ads, self.num_lists = models, slots, fixed_ads, num_lists
-    self.recall_size = recall_size
+    self.recall_size, self._clicks = recall_size, self.settings["clicks"]
     self.moves = moves(list_length, num_lists, min(swap_distance, list_length - 1)) if num_lists else None
 
   def with_knob(self, knob):
@@ -124,7 +125,7 @@ class Cascade:
     lists = np.asarray(neighbours(items, score, request.is_ad, valid, jnp.asarray(self.moves), ranks))
     batch_size, profiles, num, length = lists.shape
     flat = lists.reshape(batch_size, profiles * num, length)
-    theta = list_clicks(self.models, self.params, batch, flat, creative)
+    theta = self._clicks(self.params, batch, flat, creative)
     return best_list(lists, theta.reshape(lists.shape), bids, batch["is_ad"], self.objective)
 
 

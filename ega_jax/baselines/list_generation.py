@@ -8,7 +8,7 @@ the one of N_S bid-free lists with the best score(Y): that is EGASystem with `bi
 import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.systems.distinct import list_clicks
+from ega_jax.systems.distinct import ListClicks
 from ega_jax.systems.ega import EGASystem
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Slate
@@ -53,7 +53,7 @@ class ListGeneration:
     request, slot = np.nonzero(items >= 0)
     creative_of[request, items[request, slot]] = creatives[request, slot]
     model = self.generator
-    theta = list_clicks(model.models, model.params, batch, ranked, creative_of)
+    theta = ListClicks(model.models)(model.params, batch, ranked, creative_of)
     shown = at_items(creative_of, ranked, -1)
     return Slate(items=ranked, creatives=shown, click_probability=theta)
 

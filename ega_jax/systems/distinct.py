@@ -1,12 +1,14 @@
-"""Click probabilities of many lists of which few differ: each distinct list is scored once."""
+"""Click probabilities of many lists of which few differ: each is scored once per request, while it is kept."""
 
 import functools
+import hashlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.systems import generation
+from ega_jax.systems.kept import LIMIT
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Request
 
@@ -18,27 +20,97 @@ def _score(models, params, request, items, creatives):
   return generation.click_probabilities(models, params, request, items, creatives)
 
 
-def distinct_lists(items):
-  """Returns (lists i32[B, U, K] padded with -1, index i64[B, X]): the distinct rows of items i32[B, X, K]."""
-  found, index = zip(*[np.unique(rows, axis=0, return_inverse=True) for rows in items], strict=True)
-  width = -(-max(len(rows) for rows in found) // BLOCK) * BLOCK
-  lists = np.full((len(items), width, items.shape[-1]), -1, np.int32)
-  for request, rows in enumerate(found):
-    lists[request, : len(rows)] = rows
-  return lists, np.stack([i.reshape(-1) for i in index])
+class ListClicks:
+  """The reward model's click probabilities of lists, by request; those asked for least recently are dropped first.
 
+  An own-bid sweep, its refinement and those of another payment or the equilibrium bring forth much the same lists.
 
-def list_clicks(models, params, batch, items, creative_of):
-  """Returns click probabilities f32[B, X, K] of lists items i32[B, X, K] by the reward model (EGA Eq. 18-20).
-
-  Args: creative_of i32[B, C]: the creative that each candidate is shown with.
+  Args: models: generation.Models; limit: bytes.
   """
-  lists, index = distinct_lists(np.asarray(items))
-  request = Request.from_batch(batch)
-  creatives = at_items(creative_of, lists, -1)
-  blocks = []
-  for start in range(0, lists.shape[1], BLOCK):
-    part = slice(start, start + BLOCK)
-    blocks.append(_score(models, params, request, jnp.asarray(lists[:, part]), jnp.asarray(creatives[:, part])))
-  theta = np.concatenate([np.asarray(block) for block in blocks], axis=1)
-  return np.take_along_axis(theta, index[..., None], axis=1)
+
+  def __init__(self, models, limit=LIMIT):
+    self.models, self.limit, self.size, self.requests = models, limit, 0, {}
+
+  def __call__(self, params, batch, items, creative_of):
+    """Returns click probabilities f32[B, X, K] of lists items i32[B, X, K] (EGA Eq. 18-20).
+
+    Args: params: the tree with "catalog", "ids" and "reward", the same in every call; creative_of i32[B, C]: the
+      creative that each candidate is shown with.
+    """
+    request, items = Request.from_batch(batch), np.asarray(items)
+    keys = _digests([*jax.tree.leaves(request), creative_of])
+    found = [self.requests.get(key, Scored.none(items.shape[-1])) for key in keys]
+    new = [known.missing(rows) for known, rows in zip(found, items, strict=True)]
+    width = -(-max(map(len, new)) // BLOCK) * BLOCK
+    lists = np.full((len(items), width, items.shape[-1]), -1, np.int32)
+    for row, some in zip(lists, new, strict=True):
+      row[: len(some)] = some
+    creatives, theta = at_items(creative_of, lists, -1), np.zeros(lists.shape, np.float32)
+    for start in range(0, width, BLOCK):
+      part = slice(start, start + BLOCK)
+      shown = jnp.asarray(lists[:, part]), jnp.asarray(creatives[:, part])
+      theta[:, part] = _score(self.models, params, request, *shown)
+    pairs = zip(found, new, theta, strict=True)
+    found = [known.with_lists(some, clicks[: len(some)]) for known, some, clicks in pairs]
+    for key, known in zip(keys, found, strict=True):
+      self._keep(key, known)
+    return np.stack([known.theta[known.place(rows)] for known, rows in zip(found, items, strict=True)])
+
+  def _keep(self, key, known):
+    old = self.requests.pop(key, None)
+    self.requests[key], self.size = known, self.size + known.nbytes - (old.nbytes if old else 0)
+    while self.size > self.limit:
+      self.size -= self.requests.pop(next(iter(self.requests))).nbytes
+
+
+class Scored:
+  """Lists of one request and what is known of them.
+
+  Lists are found by a linear hash mod 2^64 with fixed multipliers; two lists of one hash are an error, not a mix-up.
+  """
+
+  def __init__(self, hashes, lists, theta):
+    self.hashes, self.lists, self.theta = hashes, lists, theta  # u64[N] ascending, i32[N, K], f32[N, K]
+
+  @classmethod
+  def none(cls, length):
+    """Returns a table without lists of `length` items."""
+    return cls(np.zeros(0, np.uint64), np.zeros((0, length), np.int32), np.zeros((0, length), np.float32))
+
+  @property
+  def nbytes(self):
+    """Bytes held."""
+    return self.hashes.nbytes + self.lists.nbytes + self.theta.nbytes
+
+  def missing(self, items):
+    """Returns i32[M, K]: the distinct lists among items i32[X, K] that are not held."""
+    hashes, first = np.unique(_hash(items), return_index=True)
+    return items[first[~np.isin(hashes, self.hashes, assume_unique=True)]]
+
+  def with_lists(self, items, theta):
+    """Returns the table with the lists items i32[M, K], none of which it holds, and their theta f32[M, K]."""
+    if not len(items):
+      return self
+    hashes = np.concatenate([self.hashes, _hash(items)])
+    order = np.argsort(hashes)
+    joined = np.concatenate([self.lists, items]), np.concatenate([self.theta, theta])
+    return Scored(hashes[order], *(rows[order] for rows in joined))
+
+  def place(self, items):
+    """Returns i[X]: where each list of items i32[X, K] is."""
+    index = np.searchsorted(self.hashes, _hash(items))
+    if not np.array_equal(self.lists[index], items):
+      raise RuntimeError("two lists of a request have one hash")
+    return index
+
+
+def _hash(items):
+  """Returns u64[X] of lists items i32[X, K]."""
+  weights = np.random.default_rng(0).integers(1, 2**63, items.shape[-1], np.uint64) * np.uint64(2) + np.uint64(1)
+  return ((items + 1).astype(np.uint64) * weights).sum(-1, dtype=np.uint64)
+
+
+def _digests(leaves):
+  """Returns a digest of each row of arrays [B, ...]."""
+  leaves = [np.ascontiguousarray(leaf) for leaf in leaves]
+  return [hashlib.sha256(b"".join(leaf[row].tobytes() for leaf in leaves)).digest() for row in range(len(leaves[0]))]
