@@ -4,9 +4,9 @@
   python -m launch.prepare_data --source=checkins --input=CITY --output=DIR
 
 CITY holds checkins.tsv, pois.tsv and, optionally, category_embeddings.npy and windows_{train,val,test}.csv. DIR gets
-catalog.npz, {train,validation,test}.array_record, truth/, sanity.json, next_poi_{validation,test}.npz where the city
-has windows, requests.jsonl with --export_requests, and last of all schema.json. The sanity figures are printed. Exit
-codes: 0 done, 1 failed, 2 bad input.
+catalog.npz, {train,validation,test}.array_record, truth/, sanity.json, next_poi_{train,validation,test}.npz where the
+city has windows, requests.jsonl with --export_requests, and last of all schema.json. The sanity figures are printed.
+Exit codes: 0 done, 1 failed, 2 bad input.
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ from launch import binary
 
 SOURCES = ("world", "checkins")
 SIZES = ("tiny", "small", "large")
-_FILES = {"catalog.npz", "sanity.json", "schema.json", "next_poi_validation.npz", "next_poi_test.npz", "truth"}
+_FILES = {"catalog.npz", "sanity.json", "schema.json", "truth"}
+_FILES |= {f"next_poi_{split}.npz" for split in examples.SPLITS}
 _FILES |= {"requests.jsonl"}
 _FILES |= {f"{split}.array_record" for split in examples.SPLITS}
 
@@ -123,9 +124,11 @@ def _marketplace(config):
 
 def _write_windows(output, city, cut_time):
   """Writes the public next-POI windows of the city, where it has them."""
-  for name, split in (("val", "validation"), ("test", "test")):
+  for name, split in (("train", "train"), ("val", "validation"), ("test", "test")):
     found = windows.read_windows(_INPUT.value, name, city)
-    if found is not None:
+    if split == "train" and found is not None:  # New York's hold some that know of visits after their target
+      found = windows.select(found, ~windows.out_of_order(found))
+    if found is not None and len(found.target):
       np.savez(os.path.join(output, f"next_poi_{split}.npz"), **windows.window_columns(found, city, cut_time))
 
 

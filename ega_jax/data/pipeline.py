@@ -144,7 +144,7 @@ def read_catalog(directory) -> Catalog:
 
 
 def read_next_poi(directory, split) -> dict[str, np.ndarray] | None:
-  """Returns the public next-POI windows of "validation" or "test" as request columns, None if the source had none."""
+  """Returns a split's public next-POI windows ("train", "validation", "test") as request columns, None without any."""
   path = os.path.join(directory, f"next_poi_{split}.npz")
   return _load(path) if os.path.isfile(path) else None
 

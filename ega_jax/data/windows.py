@@ -105,6 +105,23 @@ def cut_time_of(directory, checkins) -> int:
   return int(checkins.time[int(0.8 * len(checkins.time))])
 
 
+def out_of_order(windows) -> np.ndarray:
+  """Returns bool[W]: whether a window's visits are out of order or after its target."""
+  window = np.repeat(np.arange(len(windows.target)), np.diff(windows.offset))  # of each visit
+  wrong = windows.time > windows.target_time[window]
+  wrong[1:] |= (np.diff(windows.time) < 0) & (np.diff(window) == 0)
+  return np.bincount(window, wrong, len(windows.target)) > 0
+
+
+def select(windows, chosen) -> Windows:
+  """Returns the windows where chosen bool[W]."""
+  length = np.diff(windows.offset)
+  visits = np.repeat(chosen, length)
+  offset = np.concatenate([[0], np.cumsum(length[chosen])])
+  fields = {name: getattr(windows, name)[chosen] for name in ("user", "target", "target_time")}
+  return Windows(offset=offset, poi=windows.poi[visits], time=windows.time[visits], **fields)
+
+
 def window_columns(windows, checkins, cut_time) -> dict[str, np.ndarray]:
   """Returns the request columns [W, ...] of windows, with target_poi [W, 1], target_time and hour_known.
 
@@ -115,9 +132,7 @@ def window_columns(windows, checkins, cut_time) -> dict[str, np.ndarray]:
     ValueError: a window's visits are out of order or after its target.
   """
   row = np.arange(len(windows.target), dtype=np.int32)
-  window = np.repeat(row, np.diff(windows.offset))  # of each visit
-  disorder = (np.diff(windows.time) < 0) & (np.diff(window) == 0)
-  if disorder.any() or np.any(windows.time > windows.target_time[window]):
+  if out_of_order(windows).any():
     raise ValueError("a window's Times must be in order and not after its Target_time")
   last = windows.poi[windows.offset[1:] - 1]
   transitions = successors.transitions_of(history.visit_events(checkins))

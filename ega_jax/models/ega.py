@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ega_jax.models.features import COUNTS, SUCCESSOR_SHARE, candidate_features, moment
+from ega_jax.models.features import candidate_features, moment
 from ega_jax.models.list_prior import ListContextPrior
+from ega_jax.models.visit_counts import START, visit_counts
 from ega_jax.nn.embedding import CodeEmbedding, IdEmbedding
 from ega_jax.nn.linear import Dense, RMSNorm, constrain, partitioned
 from ega_jax.nn.multi_token import MultiTokenModule
@@ -266,23 +267,22 @@ class ItemPrior(nn.Module):
     hidden = nn.relu(Dense(config.prior_width, names=(None, "mlp"), name="hidden")(seen))
     both = jnp.concatenate([x, hidden], axis=-1)
     heads = Dense(NUM_TASKS, names=(None, None), kernel_init=nn.initializers.normal(0.02), name="heads")(both)
-    prior = heads[..., task].astype(jnp.float32) + self._counts(features, task)
+    prior = heads[..., task].astype(jnp.float32) + self._counts(request, catalog, candidates, task)
     weight = self.param("belief", partitioned(nn.initializers.ones, (None,)), (1,))
     prior = prior if belief is None else prior + weight * belief
     return jnp.where(candidates >= 0, prior, 0.0)
 
-  def _counts(self, features, task):
-    """Returns f[B, C]: a weight times the log of a weighted sum of counts and of a share as their prior, both learned.
+  def _counts(self, request, catalog, candidates, task):
+    """Returns f[B, C]: a learned weight times the logarithm of `visit_counts`.
 
     A count-based recommender is confident where there is much to count and follows its prior elsewhere; no sum of
-    logits is that.
+    logits is that. Its own weights are tuned on windows and not by gradients (`stages/habits.py`).
     """
-    one = jnp.ones((*features.shape[:-1], 1))
-    counts = [jnp.expm1(features[..., COUNTS]), features[..., SUCCESSOR_SHARE, None], one]
-    start = jnp.log(jnp.array([1.0, 1.0, 0.3, 10.0, 0.1, 1e-3]))
-    weights = self.param("count_weights", partitioned(lambda key, shape: start, (None,)), start.shape)
+    zeros = partitioned(nn.initializers.zeros, (None, None))
+    offsets = jax.lax.stop_gradient(self.param("visit_weights", zeros, (2, len(START))))
     first = partitioned(lambda key, shape: jnp.eye(1, *shape)[0], (None,))  # 1 for next visits
-    return self.param("counts", first, (NUM_TASKS,))[task] * jnp.log(jnp.concatenate(counts, -1) @ jnp.exp(weights))
+    weight = self.param("counts", first, (NUM_TASKS,))[task]
+    return weight * jnp.log(visit_counts(request, catalog, candidates, offsets))
 
   def _match(self, query, catalog, pois):
     """Returns f[B, C]: inner products of the query [B, d] with POI vectors; of the whole catalogue if less."""

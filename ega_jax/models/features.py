@@ -43,12 +43,9 @@ NAMES = (
   "click_affinity",  # the same over clicks
 )
 NUM_FEATURES = len(NAMES)
-# What a count-based recommender adds up (log1p of counts), and the share that is its prior.
-COUNTS = tuple(NAMES.index(name) for name in ("visits_slow", "transitions", "hour", "sharp_hour"))
-SUCCESSOR_SHARE = NAMES.index("successor_share")
 
 
-def _events(request):
+def events(request):
   """Returns (visit, click, conversion, rank): masks f32[B, H] and how many visits came after each event."""
   action = jnp.where(request.history_poi >= 0, request.history_action, 0)
   visit = (action == VISIT).astype(jnp.float32)
@@ -76,7 +73,7 @@ def hour_kernel(hour, age, request_hour, width=2.0):
 
 def last_visit(request):
   """Returns i32[B]: the POI visited last, -1 without a visit."""
-  visit, _, _, _ = _events(request)
+  visit, _, _, _ = events(request)
   place = jnp.where(visit > 0, jnp.arange(visit.shape[1]), -1).max(axis=1)
   poi = jnp.take_along_axis(request.history_poi, jnp.maximum(place, 0)[:, None], axis=1)[:, 0]
   return jnp.where(place >= 0, poi, -1)
@@ -84,7 +81,7 @@ def last_visit(request):
 
 def visit_gap(request):
   """Returns f32[B]: hours since the last visit, infinite without one."""
-  visit = _events(request)[0] > 0
+  visit = events(request)[0] > 0
   return jnp.where(visit, jnp.maximum(request.history_age, 0.0), jnp.inf).min(axis=1)
 
 
@@ -92,16 +89,21 @@ def moment(request):
   """Returns f32[B, 3], how to read a request's features: whether its time is known, how long ago the last visit was,
   and how many there were. Just after a visit the same POI is unlikely; a day later it is the best guess.
   """
-  visits, gap = _events(request)[0].sum(1), visit_gap(request)
+  visits, gap = events(request)[0].sum(1), visit_gap(request)
   timed = request.hour >= 0
   gap = jnp.where(timed & jnp.isfinite(gap), jnp.log1p(gap) / 3, 0.0)
   return jnp.stack([timed.astype(jnp.float32), gap, jnp.log1p(visits) / 3], axis=-1)
 
 
+def previous_visit(visit):
+  """Returns i32[B, H]: where the visit before each event is, -1 if there is none."""
+  index = jnp.where(visit > 0, jnp.arange(visit.shape[1]), -1)
+  return jnp.pad(jax.lax.cummax(index, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+
+
 def _follows_last(request, visit, last):
   """Returns f32[B, H]: 1 for a visit whose preceding visit was to `last`."""
-  index = jnp.where(visit > 0, jnp.arange(visit.shape[1]), -1)
-  before = jnp.pad(jax.lax.cummax(index, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  before = previous_visit(visit)
   poi = jnp.take_along_axis(request.history_poi, jnp.maximum(before, 0), axis=1)
   return visit * ((before >= 0) & (poi == last[:, None]) & (last[:, None] >= 0))
 
@@ -136,7 +138,7 @@ def content_profile(request, catalog, weights):
 
 
 def _history_features(request, catalog, candidates, last):
-  visit, click, conversion, rank = _events(request)
+  visit, click, conversion, rank = events(request)
   slow, fast = visit * 0.5 ** (rank / SLOW), visit * 0.5 ** (rank / 5)
   age = jnp.maximum(request.history_age, 0.0)
   hour = slow * hour_kernel(request.history_hour, age, request.hour)
@@ -157,14 +159,14 @@ def _history_features(request, catalog, candidates, last):
 
 
 def _category_features(request, catalog, candidates, last):
-  visit, click, _, rank = _events(request)
+  visit, click, _, rank = events(request)
   slow = visit * 0.5 ** (rank / SLOW)
   hour = slow * hour_kernel(request.history_hour, jnp.maximum(request.history_age, 0.0), request.hour)
-  safe, events = jnp.maximum(candidates, 0), jnp.maximum(request.history_poi, 0)
+  safe, visited = jnp.maximum(candidates, 0), jnp.maximum(request.history_poi, 0)
   category, parent = catalog.poi_category, catalog.poi_parent
   size = category.shape[0]  # there are no more categories than POIs
-  by_category = sum_where_equal(category[events], jnp.stack([slow, click, hour], -1), category[safe], size)
-  by_parent = sum_where_equal(parent[events], slow[..., None], parent[safe], size)
+  by_category = sum_where_equal(category[visited], jnp.stack([slow, click, hour], -1), category[safe], size)
+  by_parent = sum_where_equal(parent[visited], slow[..., None], parent[safe], size)
   last_category = jnp.where(last >= 0, category[jnp.maximum(last, 0)], -1)[:, None]
   slow_in, click_in, hour_in = jnp.moveaxis(by_category, -1, 0)
   shares = [_share(slow_in, slow), _share(by_parent[..., 0], slow), _share(click_in, click), _share(hour_in, hour)]
@@ -172,7 +174,7 @@ def _category_features(request, catalog, candidates, last):
 
 
 def _place_and_content_features(request, catalog, candidates):
-  visit, click, _, rank = _events(request)
+  visit, click, _, rank = events(request)
   safe = jnp.maximum(candidates, 0)
   offset = catalog.poi_place[safe] - request.place[:, None, :]
   distance = jnp.sqrt(jnp.sum(jnp.square(offset), axis=-1))

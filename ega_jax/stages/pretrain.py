@@ -14,7 +14,7 @@ from ega_jax.losses import generation as losses
 from ega_jax.models.ega import LIST as LIST_TASK
 from ega_jax.models.ega import NEXT_VISITS, hide_clicks, hide_time
 from ega_jax.models.features import visit_gap
-from ega_jax.stages import trust
+from ega_jax.stages import habits, trust
 from ega_jax.stages.batches import LIST, logged, main_folds
 from ega_jax.systems import generation
 from ega_jax.systems.next_visits import catalogue_table, visit_prior
@@ -63,7 +63,7 @@ def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", proce
 
   def finish(params, previous):
     del previous
-    found, share = trust.trusted(config, models, params)
+    found, share = trust.trusted(config, models, habits.tuned(config, params))
     Progress(name, options.steps, options.steps).say(f"next visits follow {share:.0%} of what was learned")
     return found
 

@@ -8,7 +8,7 @@ from ega_jax.data import pipeline, windows
 from ega_jax.models.ega import NEXT_VISITS
 from ega_jax.systems.next_visits import accuracies, generated_ranks
 
-SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
+SHARES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.0)
 
 
 def scaled(params, share):

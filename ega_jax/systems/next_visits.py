@@ -10,6 +10,7 @@ import numpy as np
 from ega_jax.decoding.beam import generate_lists
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.models.ega import NEXT_VISITS, hide_time
+from ega_jax.models.visit_counts import visit_counts
 from ega_jax.systems import generation
 from ega_jax.types import CandidateTable, Request
 
@@ -55,15 +56,41 @@ def generated_ranks(models, params, columns, chunk=16):
 
   Args: columns: of data.windows, [W, ...]; a window whose hour_known is False is decoded without its time.
   """
-  count, ranks = len(columns["row"]), []
+  ranks = []
+  for rows, request in _requests(columns, chunk):
+    hit = np.asarray(_generate(models, params, request)) == columns["target_poi"][rows, :1]
+    ranks.append(np.where(hit.any(1), hit.argmax(1), NUM_BEAMS))
+  return np.concatenate(ranks)[: len(columns["row"])]
+
+
+def counted_ranks(params, columns, chunk=512):
+  """Returns i64[W]: the rank of each window's target by `visit_counts` alone; 0 is first, ties go to the smaller id."""
+  offsets = params["generator"]["item_prior"]["visit_weights"]
+  ranks = [
+    np.asarray(_count_rank(request, params["catalog"], offsets, columns["target_poi"][rows, 0]))
+    for rows, request in _requests(columns, chunk)
+  ]
+  return np.concatenate(ranks)[: len(columns["row"])]
+
+
+@jax.jit
+def _count_rank(request, catalog, offsets, target):
+  size = catalog.poi_category.shape[0]
+  pois = jnp.broadcast_to(jnp.arange(size), (request.user.shape[0], size))
+  counts = visit_counts(request, catalog, pois, offsets)
+  own = jnp.take_along_axis(counts, target[:, None], axis=1)
+  return ((counts > own) | ((counts == own) & (pois < target[:, None]))).sum(1)
+
+
+def _requests(columns, chunk):
+  """Yields (rows, Request) of all windows in chunks of one size, the last filled up with the last window."""
+  count = len(columns["row"])
+  chunk = min(chunk, count)
   padded = np.minimum(np.arange(-(-count // chunk) * chunk), count - 1)
   for start in range(0, len(padded), chunk):
     rows = padded[start : start + chunk]
     request = Request(**{name: columns[name][rows] for name in Request.__dataclass_fields__})
-    request = hide_time(request, ~columns["hour_known"][rows])
-    hit = np.asarray(_generate(models, params, request)) == columns["target_poi"][rows, :1]
-    ranks.append(np.where(hit.any(1), hit.argmax(1), NUM_BEAMS))
-  return np.concatenate(ranks)[:count]
+    yield rows, jax.tree.map(jnp.asarray, hide_time(request, ~columns["hour_known"][rows]))
 
 
 def accuracies(ranks):

@@ -151,5 +151,23 @@ def test_windows_out_of_order_are_refused(city):
   _rewrite(city, "windows_test.csv", lambda lines: lines[:1] + [_window(when="2020-03-02 09:00")])
   with pytest.raises(ValueError, match="in order"):
     windows.window_columns(windows.read_windows(city, "test", read), read, 0)
+  found = windows.read_windows(city, "test", read)
+  assert windows.out_of_order(found).tolist() == [True]
+  assert len(windows.select(found, ~windows.out_of_order(found)).target) == 0
   os.remove(os.path.join(city, "windows_val.csv"))
   assert windows.read_windows(city, "val", read) is None
+
+
+def test_selected_windows_are_as_they_were():
+  rng = np.random.default_rng(0)
+  length = np.array([3, 1, 4, 2])
+  offset = np.concatenate([[0], np.cumsum(length)])
+  time = np.concatenate([np.sort(rng.integers(0, 100, n)) for n in length])
+  time[4:8] = [9, 5, 20, 30]  # the third is out of order, the last after its target
+  found = windows.Windows(np.arange(4), offset, np.arange(10), time, np.arange(4) + 20, np.array([200, 200, 200, 0]))
+  wrong = windows.out_of_order(found)
+  assert wrong.tolist() == [False, False, True, True]
+  kept = windows.select(found, np.array([True, False, True, False]))
+  assert kept.offset.tolist() == [0, 3, 7] and kept.poi.tolist() == [0, 1, 2, 4, 5, 6, 7]
+  np.testing.assert_array_equal(kept.time, time[kept.poi])
+  assert kept.user.tolist() == [0, 2] and kept.target.tolist() == [20, 22] and kept.target_time.tolist() == [200, 200]

@@ -79,6 +79,7 @@ def test_splits_catalogue_and_truth_fit_together(prepared_city):
 def test_a_city_gets_its_public_windows_and_their_floors(prepared_city):
   columns = pipeline.read_next_poi(prepared_city, "test")
   assert len(columns["row"]) == 12 and columns["candidates"].shape == (12, 0)
+  assert [len(pipeline.read_next_poi(prepared_city, split)["row"]) for split in ("train", "validation")] == [12, 12]
   report = next_poi.floors(prepared_city)
   with open(os.path.join(prepared_city, "sanity.json"), encoding="utf-8") as file:
     assert json.load(file)["next_poi_floors"] == report

@@ -9,7 +9,8 @@ import pytest
 
 import oracles_models as oracle
 from ega_jax.models import ega
-from ega_jax.models.features import NAMES, candidate_features, moment
+from ega_jax.models.features import NAMES, moment
+from ega_jax.models.visit_counts import visit_counts
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +34,17 @@ def setting():
 
 
 @pytest.mark.parametrize("task", [ega.NEXT_VISITS, ega.LIST])
-def test_counts_add_up_before_the_logarithm(setting, task):
+def test_counts_enter_by_their_logarithm(setting, task):
   rows, catalog, params, apply = setting
-  counts, weights = np.asarray(params["counts"]), np.exp(np.asarray(params["count_weights"], np.float64))
-  features = np.asarray(candidate_features(rows, catalog, rows.candidates), np.float64)
-  found = np.asarray(apply(params, task))
-  name = {name: i for i, name in enumerate(NAMES)}
-  for b, c in np.ndindex(rows.candidates.shape):
-    if rows.candidates[b, c] < 0:
-      assert found[b, c] == 0
-      continue
-    row = features[b, c]
-    total = weights[4] * row[name["successor_share"]] + weights[5]
-    for weight, key in zip(weights, ("visits_slow", "transitions", "hour", "sharp_hour"), strict=False):
-      total += weight * (np.exp(row[name[key]]) - 1)
-    assert found[b, c] == pytest.approx(counts[task] * np.log(total), rel=1e-4, abs=1e-4)
+  counts = visit_counts(rows, catalog, rows.candidates, params["visit_weights"])
+  expected = np.where(rows.candidates >= 0, params["counts"][task] * np.log(counts), 0.0)
+  np.testing.assert_allclose(apply(params, task), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_no_gradient_reaches_the_weights_of_visits(setting):
+  params, apply = setting[2:]
+  gradient = jax.grad(lambda params: apply(params, ega.NEXT_VISITS).sum())(params)
+  assert not np.any(gradient["visit_weights"]) and np.any(gradient["counts"])
 
 
 def test_a_fresh_prior_counts_for_next_visits_and_not_for_lists(setting):
