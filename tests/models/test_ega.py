@@ -174,7 +174,8 @@ def test_every_parameter_has_logical_names_and_a_gradient(setting):
 
   gradients = jax.jit(jax.grad(total))(setting["params"])
   for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
-    assert np.abs(gradient).max() > 0, jax.tree_util.keystr(path)
+    name = jax.tree_util.keystr(path)
+    assert (np.abs(gradient).max() > 0) != name.endswith("['visit_weights']"), name  # those are tuned on windows
 
 
 def test_dropout_needs_its_rng_and_changes_the_memory(setting):
