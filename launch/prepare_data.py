@@ -127,7 +127,9 @@ def _write_windows(output, city, cut_time):
   for name, split in (("train", "train"), ("val", "validation"), ("test", "test")):
     found = windows.read_windows(_INPUT.value, name, city)
     if split == "train" and found is not None:  # New York's hold some that know of visits after their target
-      found = windows.select(found, ~windows.out_of_order(found))
+      wrong = windows.out_of_order(found)
+      found = windows.select(found, ~wrong)
+      print(f"  windows_{name}.csv: {wrong.sum()} of {len(wrong)} left out, with visits after their target", flush=True)
     if found is not None and len(found.target):
       np.savez(os.path.join(output, f"next_poi_{split}.npz"), **windows.window_columns(found, city, cut_time))
 

@@ -58,7 +58,7 @@ class Cascade:
     self.name, self.ranker, self.params, self.list_length = name, ranker, params, list_length
     self.settings = {
       "models": models, "slots": slots, "fixed_ads": fixed_ads, "num_lists": num_lists,
-      "swap_distance": swap_distance, "recall_size": recall_size, "clicks": clicks or ListClicks(models),
+      "swap_distance": swap_distance, "recall_size": recall_size, "clicks": clicks or ListClicks(models, params),
     }  # fmt: skip
     self.models, self.slots, self.fixed_ads, self.num_lists = models, slots, fixed_ads, num_lists
     self.recall_size, self._clicks = recall_size, self.settings["clicks"]
@@ -125,7 +125,7 @@ class Cascade:
     lists = np.asarray(neighbours(items, score, request.is_ad, valid, jnp.asarray(self.moves), ranks))
     batch_size, profiles, num, length = lists.shape
     flat = lists.reshape(batch_size, profiles * num, length)
-    theta = self._clicks(self.params, batch, flat, creative)
+    theta = self._clicks(batch, flat, creative)
     return best_list(lists, theta.reshape(lists.shape), bids, batch["is_ad"], self.objective)
 
 

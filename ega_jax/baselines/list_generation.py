@@ -53,7 +53,7 @@ class ListGeneration:
     request, slot = np.nonzero(items >= 0)
     creative_of[request, items[request, slot]] = creatives[request, slot]
     model = self.generator
-    theta = ListClicks(model.models)(model.params, batch, ranked, creative_of)
+    theta = ListClicks(model.models, model.params)(batch, ranked, creative_of)
     shown = at_items(creative_of, ranked, -1)
     return Slate(items=ranked, creatives=shown, click_probability=theta)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ega_jax.data import pipeline, windows
 from ega_jax.evaluation import bootstrap
-from ega_jax.systems.next_visits import CUTOFFS, accuracies
+from ega_jax.systems.next_visits import CUTOFFS, accuracies, target_ranks
 
 _GRID = {
   "half_life": (10.0, 20.0, 40.0, 80.0),
@@ -71,13 +71,6 @@ def _scatter(poi, weight, num_pois):
   row, position = np.nonzero(poi >= 0)
   flat = row * num_pois + poi[row, position]
   return np.bincount(flat, weight[row, position], len(poi) * num_pois).reshape(len(poi), num_pois)
-
-
-def target_ranks(scores, target):
-  """Returns i64[W]: how many POIs score above the target i[W]; ties go to the smaller id."""
-  own = np.take_along_axis(scores, target[:, None], 1)
-  smaller = np.arange(scores.shape[1]) < target[:, None]
-  return ((scores > own) | ((scores == own) & smaller)).sum(1)
 
 
 def floor_ranks(columns, popularity, weights, chunk=512):

@@ -55,6 +55,18 @@ def events(request):
   return visit, click, conversion, rank
 
 
+def nearness(gap, hour, other_hour, width, other_part):
+  """Returns f32[B, H] in [0, 1], how near in time of day two moments are: a normal kernel, and `other_part` of it
+  across the weekend's edge.
+
+  Args: gap f32[B, H]: hours between them; hour, other_hour: their hours of the week; width: of the kernel, in hours.
+  """
+  apart = jnp.abs(gap) % 24
+  apart = jnp.minimum(apart, 24 - apart)
+  same_part = (hour // 24 >= 5) == (other_hour // 24 >= 5)
+  return jnp.exp(-0.5 * jnp.square(apart / width)) * jnp.where(same_part, 1.0, other_part)
+
+
 def hour_kernel(hour, age, request_hour, width=2.0):
   """Returns f32[B, H] in [0, 1]: nearness in time of day, less across the weekend's edge.
 
@@ -62,10 +74,8 @@ def hour_kernel(hour, age, request_hour, width=2.0):
   in, and whether times are known at all: where one is not, the kernel is its mean over the hours of a week, as 0 would
   say "at another hour". `width` is the kernel's standard deviation in hours.
   """
-  now, gap = request_hour[:, None], jnp.abs(age) % 24
-  gap = jnp.minimum(gap, 24 - gap)
-  same_part = (hour // 24 >= 5) == (now // 24 >= 5)
-  kernel = jnp.exp(-0.5 * jnp.square(gap / width)) * jnp.where(same_part, 1.0, OTHER_PART)
+  now = request_hour[:, None]
+  kernel = nearness(age, hour, now, width, OTHER_PART)
   across = 2 * (5 / 7) * (2 / 7)  # share of pairs of days of which one is on a weekend
   mean = width * math.sqrt(2 * math.pi) / 24 * (1 - across * (1 - OTHER_PART))
   return jnp.where((hour >= 0) & (now >= 0), kernel, mean)
@@ -101,7 +111,7 @@ def previous_visit(visit):
   return jnp.pad(jax.lax.cummax(index, axis=1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
 
 
-def _follows_last(request, visit, last):
+def follows_last(request, visit, last):
   """Returns f32[B, H]: 1 for a visit whose preceding visit was to `last`."""
   before = previous_visit(visit)
   poi = jnp.take_along_axis(request.history_poi, jnp.maximum(before, 0), axis=1)
@@ -130,6 +140,13 @@ def _share(part, weights):
   return jnp.where(total > 0, part / jnp.where(total > 0, total, 1.0), 0.0)
 
 
+def successors(request, pois, size):
+  """Returns (count, share) f32[B, C]: how often each POI i32[B, C] followed the last visited one in anyone's visits."""
+  counts = jnp.where(request.successor_poi >= 0, request.successor_count, 0.0)
+  count = sum_where_equal(request.successor_poi, counts[..., None], pois, size)[..., 0]
+  return count, _share(count, counts)
+
+
 def content_profile(request, catalog, weights):
   """Returns f32[B, D]: unit-length weighted average of the content of history POIs; 0 where the weights are."""
   content = catalog.poi_embedding[jnp.maximum(request.history_poi, 0)]
@@ -143,7 +160,7 @@ def _history_features(request, catalog, candidates, last):
   age = jnp.maximum(request.history_age, 0.0)
   hour = slow * hour_kernel(request.history_hour, age, request.hour)
   sharp = slow * hour_kernel(request.history_hour, age, request.hour, width=0.75)
-  follows = _follows_last(request, visit, last)
+  follows = follows_last(request, visit, last)
   day, week = visit * jnp.exp(-age / 24), visit * jnp.exp(-age / 168)
   weights = [slow, fast, follows, hour, sharp, day, week, click, conversion]
   size = catalog.poi_category.shape[0]
@@ -151,9 +168,8 @@ def _history_features(request, catalog, candidates, last):
   slow_at, fast_at, follow_at, hour_at, sharp_at, day_at, week_at, click_at, conversion_at = jnp.moveaxis(sums, -1, 0)
   follow_total = follows.sum(1, keepdims=True)
   shares = [_share(slow_at, slow), jnp.log1p(follow_at), follow_at / jnp.maximum(follow_total, 1.0)]
-  successors = jnp.where(request.successor_poi >= 0, request.successor_count, 0.0)
-  follow_all = sum_where_equal(request.successor_poi, successors[..., None], candidates, size)[..., 0]
-  shares += [jnp.log1p(follow_all), _share(follow_all, successors), jnp.log1p(hour_at), _share(hour_at, hour)]
+  follow_all, follow_share = successors(request, candidates, size)
+  shares += [jnp.log1p(follow_all), follow_share, jnp.log1p(hour_at), _share(hour_at, hour)]
   shares += [jnp.log1p(sharp_at), _share(sharp_at, sharp)]
   return [jnp.log1p(slow_at), fast_at, *shares, day_at, week_at, jnp.log1p(click_at), jnp.log1p(conversion_at)]
 

@@ -9,7 +9,15 @@ time of day that is asked for. share: of everyone's transitions from the last PO
 
 import jax.numpy as jnp
 
-from ega_jax.models.features import events, last_visit, previous_visit, sum_where_equal
+from ega_jax.models.features import (
+  events,
+  follows_last,
+  last_visit,
+  nearness,
+  previous_visit,
+  successors,
+  sum_where_equal,
+)
 
 # Weights before tuning, where the request's time is unknown and where it is known.
 START = {
@@ -44,30 +52,20 @@ def visit_counts(request, catalog, pois, offsets):
   w = {name: row[:, i, None] for i, name in enumerate(NAMES)}
   visit, _, _, rank = events(request)
   last, index = last_visit(request), jnp.arange(visit.shape[1])
-  latest = jnp.maximum(jnp.where(visit > 0, index, 0).max(1, keepdims=True), 0)
+  latest = jnp.where(visit > 0, index, 0).max(1, keepdims=True)
   before = previous_visit(visit)
   at = lambda column, where: jnp.take_along_axis(column, jnp.maximum(where, 0), axis=1)
-  follows = (before >= 0) & (at(request.history_poi, before) == last[:, None]) & (last >= 0)[:, None]
+  follows = follows_last(request, visit, last)
   age, hour = jnp.maximum(request.history_age, 0.0), request.history_hour
-  similar = (before >= 0) * _nearness(
+  similar = (before >= 0) * nearness(
     at(age, before) - at(age, latest), at(hour, before), at(hour, latest), CONTEXT_WIDTH, CONTEXT_OTHER_DAY
   )
-  near = _nearness(age, hour, request.hour[:, None], w["hour_width"], w["other_day"])
+  near = nearness(age, hour, request.hour[:, None], w["hour_width"], w["other_day"])
   weight = 1 + w["own"] * follows * (1 + w["context"] * similar) + near * (w["hour"] + w["own_hour"] * follows)
   weight = visit * 0.5 ** (rank / w["half_life"]) * weight
   size = catalog.poi_category.shape[0]
   count = sum_where_equal(request.history_poi, weight[..., None], pois, size)[..., 0]
   just = known[:, None] * jnp.exp(-jnp.square(at(age, latest) / w["again_hours"]))
   count = count * jnp.where(pois == last[:, None], 1 - (1 - w["again"]) * just, 1.0)
-  successors = jnp.where(request.successor_poi >= 0, request.successor_count, 0.0)
-  share = sum_where_equal(request.successor_poi, successors[..., None], pois, size)[..., 0]
-  count += w["markov"] * share / jnp.maximum(successors.sum(1, keepdims=True), 1.0)
+  count += w["markov"] * successors(request, pois, size)[1]
   return count + UNSEEN * jnp.exp(catalog.poi_popularity[jnp.maximum(pois, 0)])
-
-
-def _nearness(gap, hour, other_hour, width, other_day):
-  """Returns f[B, H] in [0, 1] of two moments `gap` hours apart, at hours of the week `hour` and `other_hour`."""
-  apart = jnp.abs(gap) % 24
-  apart = jnp.minimum(apart, 24 - apart)
-  same_part = (hour // 24 >= 5) == (other_hour // 24 >= 5)
-  return jnp.exp(-0.5 * jnp.square(apart / width)) * jnp.where(same_part, 1.0, other_day)

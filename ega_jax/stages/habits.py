@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.data import pipeline, windows
-from ega_jax.models.visit_counts import NAMES, START
+from ega_jax.models.visit_counts import NAMES
 from ega_jax.systems.next_visits import accuracies, counted_ranks
 
 FACTORS = (0.3, 0.6, 1.0, 1.7, 3.0)  # of START
@@ -46,8 +46,6 @@ def _search(params, columns, offsets, known):
 
   best = value(offsets)
   for name in NAMES * ROUNDS:
-    if START[name][known] == 0 or (not known and name in ("hour_width", "other_day", "again", "again_hours")):
-      continue  # nothing without the time
     for factor in FACTORS:
       tried = offsets.copy()
       tried[known, NAMES.index(name)] = np.log(factor)

@@ -25,17 +25,16 @@ class ListClicks:
 
   An own-bid sweep, its refinement and those of another payment or the equilibrium bring forth much the same lists.
 
-  Args: models: generation.Models; limit: bytes.
+  Args: models: generation.Models; params: the tree with "catalog", "ids" and "reward"; limit: bytes.
   """
 
-  def __init__(self, models, limit=LIMIT):
-    self.models, self.limit, self.size, self.requests = models, limit, 0, {}
+  def __init__(self, models, params, limit=LIMIT):
+    self.models, self.params, self.limit, self.size, self.requests = models, params, limit, 0, {}
 
-  def __call__(self, params, batch, items, creative_of):
+  def __call__(self, batch, items, creative_of):
     """Returns click probabilities f32[B, X, K] of lists items i32[B, X, K] (EGA Eq. 18-20).
 
-    Args: params: the tree with "catalog", "ids" and "reward", the same in every call; creative_of i32[B, C]: the
-      creative that each candidate is shown with.
+    Args: creative_of i32[B, C]: the creative that each candidate is shown with.
     """
     request, items = Request.from_batch(batch), np.asarray(items)
     keys = _digests([*jax.tree.leaves(request), creative_of])
@@ -49,7 +48,7 @@ class ListClicks:
     for start in range(0, width, BLOCK):
       part = slice(start, start + BLOCK)
       shown = jnp.asarray(lists[:, part]), jnp.asarray(creatives[:, part])
-      theta[:, part] = _score(self.models, params, request, *shown)
+      theta[:, part] = _score(self.models, self.params, request, *shown)
     pairs = zip(found, new, theta, strict=True)
     found = [known.with_lists(some, clicks[: len(some)]) for known, some, clicks in pairs]
     for key, known in zip(keys, found, strict=True):

@@ -67,19 +67,27 @@ def counted_ranks(params, columns, chunk=512):
   """Returns i64[W]: the rank of each window's target by `visit_counts` alone; 0 is first, ties go to the smaller id."""
   offsets = params["generator"]["item_prior"]["visit_weights"]
   ranks = [
-    np.asarray(_count_rank(request, params["catalog"], offsets, columns["target_poi"][rows, 0]))
+    target_ranks(np.asarray(_counts(request, params["catalog"], offsets)), columns["target_poi"][rows, 0])
     for rows, request in _requests(columns, chunk)
   ]
   return np.concatenate(ranks)[: len(columns["row"])]
 
 
 @jax.jit
-def _count_rank(request, catalog, offsets, target):
+def _counts(request, catalog, offsets):
   size = catalog.poi_category.shape[0]
   pois = jnp.broadcast_to(jnp.arange(size), (request.user.shape[0], size))
-  counts = visit_counts(request, catalog, pois, offsets)
-  own = jnp.take_along_axis(counts, target[:, None], axis=1)
-  return ((counts > own) | ((counts == own) & (pois < target[:, None]))).sum(1)
+  return visit_counts(request, catalog, pois, offsets)
+
+
+def target_ranks(scores, target):
+  """Returns i64[W]: how many POIs of scores f[W, P] score above the target i[W]; ties go to the smaller id.
+
+  On the host: a compiled comparison may compute the target's own score twice, and differently.
+  """
+  own = np.take_along_axis(scores, target[:, None], 1)
+  smaller = np.arange(scores.shape[1]) < target[:, None]
+  return ((scores > own) | ((scores == own) & smaller)).sum(1)
 
 
 def _requests(columns, chunk):

@@ -67,7 +67,7 @@ def test_popularity_breaks_ties_only():
 
 def test_ranks_count_who_is_above_and_smaller_ids_first():
   scores = np.array([[1.0, 3, 3, 2], [0, 0, 0, 0]])
-  assert next_poi.target_ranks(scores, np.array([2, 3])).tolist() == [1, 3]
+  assert next_visits.target_ranks(scores, np.array([2, 3])).tolist() == [1, 3]
   assert next_visits.accuracies(np.array([0, 4, 5, 10])) == {"acc@1": 0.25, "acc@5": 0.5, "acc@10": 0.75}
 
 

@@ -163,25 +163,25 @@ def test_lists_are_scored_once_and_as_one_by_one(monkeypatch):
   lists = np.concatenate([lists, lists[:, ::-1]], 1)
   params = tiny_run.trained()[1]["policy"]
   creative_of = np.asarray(params["catalog"].poi_creatives)[np.maximum(batch["candidates"], 0), 0]
-  clicks, scored, score = distinct.ListClicks(tiny_run.models()), [], distinct._score
+  clicks, scored, score = distinct.ListClicks(tiny_run.models(), params), [], distinct._score
 
   def counted(models, params, request, items, creatives):
     scored.append((np.asarray(items)[..., 0] >= 0).sum(1).tolist())
     return score(models, params, request, items, creatives)
 
   monkeypatch.setattr(distinct, "_score", counted)
-  together = clicks(params, batch, lists[:, :6], creative_of)
-  together = np.concatenate([together, clicks(params, batch, lists[:, 4:], creative_of)[:, 2:]], 1)
+  together = clicks(batch, lists[:, :6], creative_of)
+  together = np.concatenate([together, clicks(batch, lists[:, 4:], creative_of)[:, 2:]], 1)
   assert scored == [[5] * 8]  # the last five are the first, backwards
-  again = clicks(params, {name: column[::-1] for name, column in batch.items()}, lists[::-1], creative_of[::-1])
+  again = clicks({name: column[::-1] for name, column in batch.items()}, lists[::-1], creative_of[::-1])
   np.testing.assert_array_equal(again[::-1], together)
   assert len(scored) == 1  # a request is known wherever it stands
   other = creative_of.copy()
   other[0] = np.asarray(params["catalog"].poi_creatives)[np.maximum(batch["candidates"][0], 0), 1]
-  clicks(params, batch, lists, other)
+  clicks(batch, lists, other)
   assert scored[1] == [5] + [0] * 7  # other creatives are another question
   for j in range(10):
-    one = distinct.ListClicks(tiny_run.models())(params, batch, lists[:, j : j + 1], creative_of)[:, 0]
+    one = distinct.ListClicks(tiny_run.models(), params)(batch, lists[:, j : j + 1], creative_of)[:, 0]
     np.testing.assert_allclose(together[:, j], one, rtol=1e-5)
 
 
@@ -191,10 +191,10 @@ def test_scored_lists_are_held_within_their_bound():
   creative_of = np.asarray(params["catalog"].poi_creatives)[np.maximum(batch["candidates"], 0), 0]
   lists = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (8, 1, LENGTH))
   one = 8 + 8 * LENGTH  # bytes of a hash, a list and its clicks
-  clicks = distinct.ListClicks(tiny_run.models(), limit=3 * one)
-  found = clicks(params, batch, lists, creative_of)
+  clicks = distinct.ListClicks(tiny_run.models(), params, limit=3 * one)
+  found = clicks(batch, lists, creative_of)
   assert clicks.size == 3 * one and len(clicks.requests) == 3
-  np.testing.assert_array_equal(clicks(params, batch, lists, creative_of), found)
+  np.testing.assert_array_equal(clicks(batch, lists, creative_of), found)
 
 
 def test_creatives_are_the_most_probable_own_chain():

@@ -8,6 +8,7 @@ import tiny_run
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.decoding.slate import list_log_z
 from ega_jax.models.ega import NEXT_VISITS, hide_time
+from ega_jax.models.visit_counts import visit_counts
 from ega_jax.systems import generation, next_visits
 from ega_jax.systems.next_visits import catalogue_table, visit_prior
 from ega_jax.types import Request
@@ -48,6 +49,19 @@ def test_ranks_are_those_of_the_probabilities_without_an_unknown_time():
     np.testing.assert_array_equal(again, place)
   for row, target in enumerate(columns["target_poi"][:, 0]):
     assert found[row] <= (log_p[row] > log_p[row, target]).sum() or found[row] == next_visits.NUM_BEAMS
+
+
+def test_counted_ranks_are_those_of_the_counts():
+  params, columns = tiny_run.trained()[1]["pretrain"], _columns()
+  request = Request(**{name: jnp.asarray(columns[name]) for name in Request.__dataclass_fields__})
+  hidden = hide_time(request, jnp.asarray(~columns["hour_known"]))
+  pois = np.broadcast_to(np.arange(params["ids"].poi.shape[0]), (ROWS, params["ids"].poi.shape[0]))
+  weights = params["generator"]["item_prior"]["visit_weights"]
+  order = np.argsort(-np.asarray(visit_counts(hidden, params["catalog"], pois, weights)), axis=1, kind="stable")
+  for rank in (0, 1, 5, order.shape[1] - 1):
+    columns["target_poi"] = order[:, rank, None]
+    for chunk in (3, ROWS):
+      np.testing.assert_array_equal(next_visits.counted_ranks(params, columns, chunk), rank)
 
 
 def test_an_unknown_hour_is_not_read(monkeypatch):
