@@ -64,7 +64,9 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
     entry = balanced(entry, balancing, target, chunk)
     if entry.system not in seen:  # rows may share a system, and differ by payments
       points = frontier_points(entry.system, loaded, world, chunk) if by_price else []
-      totals = evaluate_system(entry.system, payments.Free(), test, world, believe, chunk_size=chunk)
+      totals = evaluate_system(
+        entry.system, payments.Free(), test, world, believe, sigma=config.value_sigma, chunk_size=chunk
+      )
       seen[entry.system] = totals, {"frontier": points, "milliseconds": milliseconds(entry.system, loaded, chunk)}
     totals, of_system = seen[entry.system]
     found = assess_entry(entry, config, world, believe, validation, priced, totals, output) | of_system

@@ -99,7 +99,7 @@ def builders(config, finals, world):
   floor = lambda organic: PopularityFloor(popularity, creatives, length, organic_weight=organic)
 
   def oracle(price):
-    objective = generation.host_objective(generation.at_slot_price(finals["policy"], price))
+    objective = generation.host_objective(generation.at_slot_price(finals["reward"], price))
     return Oracle(world, creatives, length, objective=objective)
 
   return {

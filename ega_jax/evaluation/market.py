@@ -15,6 +15,7 @@ FIGURES = {
   "ctr_poi_organic": (1.0, "organic_clicks", "organic_impressions"),
   "ctr_img": (1.0, "creative_clicks", "impressions"),
   "welfare": (1.0, "welfare", "requests"),
+  "rpm_surplus": (1000.0, "virtual_surplus", "slots"),
   "clicks": (1.0, "clicks", "requests"),
   "conversions": (1.0, "conversions", "requests"),
   "price_per_click": (1.0, "revenue", "ad_clicks"),
@@ -41,14 +42,14 @@ def layout_totals(items, is_ad):
   }
 
 
-def click_totals(items, is_ad, value, price, poi, creative=None, conversion=None):
+def click_totals(items, is_ad, value, price, poi, creative=None, conversion=None, *, virtual=None):
   """Returns expected totals per list, f64[...], over the shown items (EGA Eq. 2).
 
   clicks, ad_clicks, organic_clicks, revenue = sum p x and welfare = sum v x over ads; creative_clicks and conversions
-  if their probabilities are given.
+  if their probabilities are given, virtual_surplus = sum phi x over ads if virtual values are.
 
   Args: all [..., K]: items, is_ad; value and price per click (read at ads only); marginal probabilities of a POI
-    click, a creative click and a conversion.
+    click, a creative click and a conversion; virtual value phi per click.
   """
   shown = np.asarray(items) >= 0
   ads = shown & np.asarray(is_ad, bool)
@@ -62,6 +63,8 @@ def click_totals(items, is_ad, value, price, poi, creative=None, conversion=None
   }
   if creative is not None:
     totals["creative_clicks"] = np.where(shown, creative, 0.0).sum(-1, dtype=np.float64)
+  if virtual is not None:
+    totals["virtual_surplus"] = np.where(ads, poi * virtual, 0.0).sum(-1)
   if conversion is not None:
     totals["conversions"] = np.where(shown, conversion, 0.0).sum(-1, dtype=np.float64)
   return totals

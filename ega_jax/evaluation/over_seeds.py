@@ -11,7 +11,7 @@ from ega_jax.evaluation import report
 # audited ones under the Myerson integral.
 SAMPLES = {
   "test": ("true/welfare", "true/clicks", "true/ctr_poi", "true/ctr_poi_ads", "true/ctr_poi_organic", "true/ctr_img",
-           "model/ctr_poi", "ad_share"),
+           "true/rpm_surplus", "model/ctr_poi", "ad_share"),
   "priced": ("true/rpm", "model/rpm"),
   "equilibrium": ("true/rpm",),
   "audited": ("true/rpm",),

@@ -21,6 +21,7 @@ COLUMNS = {
   "true/rpm_equilibrium": ("RPM (c) own rule, equilibrium", "{:.2f}"),
   "shading": ("g", "{:.3f}"),
   "true/rpm_myerson": ("RPM (b) Myerson", "{:.2f}"),
+  "true/rpm_surplus": ("RPM (b), all requests: virtual surplus", "{:.2f}"),
   "true/rpm": ("RPM truthful", "{:.2f}"),
   "model/rpm": ("RPM truthful, by model", "{:.2f}"),
   "true/ctr_poi": ("CTR-poi", "{:.4f}"),
@@ -44,7 +45,8 @@ INCENTIVES = {
   "residual_gain": ("residual gain at g", "{:.2%}"),
 }
 DIFFERENCES = (
-  "true/welfare", "true/rpm_equilibrium", "true/rpm_myerson", "true/ctr_poi", "true/ctr_img", "true/rpm", "model/rpm",
+  "true/welfare", "true/rpm_equilibrium", "true/rpm_myerson", "true/rpm_surplus", "true/ctr_poi", "true/ctr_img",
+  "true/rpm", "model/rpm",
 )  # fmt: skip
 # EGA-V2 (arXiv 2505.17549v3), Tables 1 and 2: RPM, CTR-poi, CTR-img. Directions are compared, never levels.
 PAPER = {
@@ -180,7 +182,8 @@ def markdown(results, images=()):
 READING = (
   "Mean ± standard deviation over seeds. Clicks are the world's probabilities unless a heading says \"by model\". "
   "Welfare and clicks do not depend on payments. RPM under truthful bids flatters manipulable rules (first price most "
-  "of all): compare (b) and (c). Levels of the paper's tables are not comparable; the note compares directions."
+  "of all): compare (b) and (c). The virtual surplus has the mean of (b) before clipping, on every test request, "
+  "not on audited ones alone. Levels of the paper's tables are not comparable; the note compares directions."
 )
 BETTER = (
   "Better or worse: the same sign in all seeds, and the user-clustered bootstrap 95% interval of each seed's paired "

@@ -7,6 +7,7 @@ columns (a dict of arrays [B, ...]); nothing of the world reaches a system throu
 
 import numpy as np
 
+from ega_jax.auction import values
 from ega_jax.evaluation import market
 from ega_jax.systems.rows import at_items
 
@@ -53,11 +54,23 @@ def true_clicks(world, batch, slate):
   return tuple(np.where(shown, part, 0.0) for part in truth)
 
 
-def evaluate_system(system, payment_rule, columns, world=None, theta_model=None, *, shading=1.0, chunk_size=64):
+def virtual_values(batch, sigma):
+  """Returns phi f64[B, C] of ads' values, lognormal of the batch's "value_mu" and `sigma`, not ironed; 0 elsewhere."""
+  location = np.exp(np.asarray(batch["value_mu"], np.float64))
+  relative = np.where(batch["is_ad"], np.asarray(batch["bid"], np.float64) / location, 1.0)
+  virtual = location * values.Lognormal(0.0, sigma).virtual_value(relative, ironed=False)
+  return np.where(batch["is_ad"], virtual, 0.0)
+
+
+def evaluate_system(
+  system, payment_rule, columns, world=None, theta_model=None, *, shading=1.0, sigma=None, chunk_size=64
+):
   """Returns per-request totals, a dict of f64[n] (market.LAYOUT_TOTALS, "model/..." and, with a world, "true/...").
 
   Args: columns: request columns of all n requests, "row" and "user" among them; shading: every ad bids shading * value
-    (1 = truthful); theta_model: see `model_clicks`. Also returned: "user" i[n], for the clustered bootstrap.
+    (1 = truthful); theta_model: see `model_clicks`; sigma: log-sd of values, with which the virtual surplus is added:
+    its mean is that of the unclipped Myerson integral, whether curves fall or not, without a sweep (Myerson 1981).
+    Also returned: "user" i[n], for the clustered bootstrap.
   """
   blocks = []
   for count, batch in chunks(columns, chunk_size):
@@ -68,10 +81,11 @@ def evaluate_system(system, payment_rule, columns, world=None, theta_model=None,
     block = market.layout_totals(items, ads)
     predictions = {"model": model_clicks(theta_model, batch, slate)}
     value = at_items(batch["bid"], items)
+    virtual = None if sigma is None else at_items(virtual_values(batch, sigma), items)
     if world is not None:
       predictions["true"] = true_clicks(world, batch, slate)
     for evaluator, clicks in predictions.items():
-      totals = market.click_totals(items, ads, value, price, *clicks)
+      totals = market.click_totals(items, ads, value, price, *clicks, virtual=virtual)
       block.update({f"{evaluator}/{name}": total for name, total in totals.items()})
     blocks.append({name: total[:count, 0] for name, total in block.items()})
   totals = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

@@ -11,6 +11,9 @@ def base_config() -> ml_collections.ConfigDict:
       "list_length": 10,
       "value_sigma": 0.6,  # log-sd of a value per click given the request, known to the platform
       "data": "",  # directory that launch.prepare_data wrote
+      # What an organic click is worth to EGA, relative to the market constant: it finds more clicks than a cascade
+      # does, and below 1 it trades some of them for welfare. Chosen on validation, with clicks not below MCA+R's.
+      "exchange_rate": 1.0,
       "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
       "tokenizer": {
         "method": "rq_vae",  # or rq_kmeans

@@ -35,7 +35,10 @@ def policy_stage(
   def init(rng, previous):
     del rng
     keep = ("catalog", "ids", "generator", "reward", "market")
-    return {key: previous[source][key] for key in keep}
+    kept = {key: previous[source][key] for key in keep}
+    if bid_free:  # lists of other systems than EGA, at the market's own worth of a click
+      kept["market"] = dict(kept["market"], organic_weight=previous["reward"]["market"]["organic_weight"])
+    return kept
 
   def loss(params, batch, rng):
     request = Request.from_batch(batch)

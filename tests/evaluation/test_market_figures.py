@@ -142,3 +142,21 @@ def test_popularity_merges_ads_into_the_organic_order():
     slate = system.allocate(batch, np.ones((1, 2, 6)))
     np.testing.assert_array_equal(slate.items, [[expected, expected]])
     np.testing.assert_array_equal(slate.creatives, 2 * slate.items)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_virtual_surplus_is_the_mean_of_the_unclipped_myerson_integral(sign):
+  """Over all ads, shown or not, and also where curves fall: integration by parts asks for no monotone curve."""
+  world = toy.ToyWorld(num_requests=4000, users=4000)
+  ranked = toy.RankByBid(world)
+  ranked.allocate = lambda batch, bids: toy.RankByBid.allocate(ranked, batch, np.exp(sign * np.log(bids + 0.1)))
+  totals = systems.evaluate_system(ranked, payments.Free(), world.columns, sigma=toy.SIGMA, chunk_size=4000)
+  bids = systems.truthful(world.columns).astype(np.float64)[:, 0]
+  ads = np.broadcast_to(np.flatnonzero(world.columns["is_ad"][0]), (4000, 5))
+  own = np.take_along_axis(bids, ads, 1)
+  nodes = own[..., None] * np.linspace(0, 1, 25)
+  x = payments.sweep(ranked, world.columns, bids, ads, nodes, 4000).x
+  integral = (own * x[..., -1] - (np.diff(nodes, axis=-1) * (x[..., 1:] + x[..., :-1]) / 2).sum(-1)).sum(-1)
+  gap = totals["model/virtual_surplus"] - integral
+  error = gap.std() / np.sqrt(len(gap))
+  assert abs(gap.mean()) < 3 * error < 0.3 * abs(integral.mean())

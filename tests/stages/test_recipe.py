@@ -56,10 +56,19 @@ def test_the_policy_gradient_moves_only_what_is_trainable(stage):
   _, finals = tiny_run.trained()
   before, after = _leaves(finals["align"]), _leaves(finals[stage])
   moved = {name for name in after if name in before and not np.array_equal(before[name], after[name])}
-  fitted = {name for name in moved if name.startswith("market")}
+  fitted = {name for name in moved if name.startswith("market")} - {"market/organic_weight"}  # see the next test
   trainable = tiny_run.config().policy.trainable
-  assert moved - fitted and all(re.search(trainable, name) for name in moved - fitted)
+  rest = moved - fitted - {"market/organic_weight"}
+  assert rest and all(re.search(trainable, name) for name in rest)
   assert fitted <= {"market/slot_price"}
+
+
+def test_the_exchange_rate_is_of_ega_alone():
+  _, finals = tiny_run.trained()
+  worth = {stage: float(finals[stage]["market"]["organic_weight"]) for stage in STAGES[2:]}
+  for stage in ("align", "policy", "payment"):
+    assert worth[stage] == pytest.approx(0.9 * worth["reward"], rel=1e-6)
+  assert worth["policy_bid_free"] == worth["ranker"] == worth["reward"]  # the systems that EGA is compared with
 
 
 def test_market_constants_are_positive_and_of_the_logs():
