@@ -1,6 +1,6 @@
 """One seed of the comparison: every system at equal ad load, its welfare and clicks, its payments, its incentives.
 
-Totals per request are kept (npz) beside the figures (JSON), so that a report over seeds needs no model.
+Totals per user are kept (npz) beside the figures (JSON), so that a report over seeds needs no model.
 """
 
 import dataclasses
@@ -140,7 +140,7 @@ def assess_entry(entry, config, world, believe, validation, priced, totals, outp
   """
   options, chunk = config.evaluation, config.evaluation.chunk
   paid = evaluate_system(entry.system, entry.rule, priced, world, believe, chunk_size=chunk)
-  arrays = {f"test/{key}": value for key, value in totals.items()} | {f"priced/{key}": v for key, v in paid.items()}
+  kept = {"test": totals, "priced": paid}
   figures = {"note": entry.note, "knob": entry.knob[0] if entry.knob else entry.system.knob}
   if not isinstance(entry.rule, payments.Free):
     auditing = audit.AuditOptions(
@@ -149,7 +149,7 @@ def assess_entry(entry, config, world, believe, validation, priced, totals, outp
     )  # fmt: skip
     found = audit.audit_system(entry.system, entry.rule, priced, world, auditing)
     figures |= {f"audit/{name}": value for name, value in audit.audit_figures(found, auditing).items()}
-    arrays |= {f"audited/{key}": value for key, value in audit_views.myerson_totals(found).items()}
+    kept["audited"] = audit_views.myerson_totals(found)
     figures["curves"] = plain(audit_views.example_curves(found))
     figures["scatter"] = plain(audit_views.payment_scatter(found))
     shading = equilibrium.EquilibriumOptions(
@@ -159,13 +159,13 @@ def assess_entry(entry, config, world, believe, validation, priced, totals, outp
     found = equilibrium.shading_equilibrium(entry.system, entry.rule, validation, world, shading)
     figures |= {"shading": found.multiplier if found.converged else "none", "residual_gain": found.gain}
     if found.converged:
-      at_rest = paid
+      kept["equilibrium"] = paid
       if found.multiplier != 1.0:
-        at_rest = evaluate_system(
+        kept["equilibrium"] = evaluate_system(
           entry.system, entry.rule, priced, world, believe, shading=found.multiplier, chunk_size=chunk
         )
-      arrays |= {f"equilibrium/{key}": value for key, value in at_rest.items()}
-  np.savez(os.path.join(output, f"{entry.name}.npz"), **arrays)
+  arrays = {f"{sample}/{key}": value for sample, some in kept.items() for key, value in market.by_user(some).items()}
+  np.savez_compressed(os.path.join(output, f"{entry.name}.npz"), **arrays)
   return figures
 
 

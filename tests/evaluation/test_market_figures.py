@@ -5,7 +5,7 @@ import pytest
 
 import oracles_evaluation as toy
 from ega_jax.decoding.slate import Objective
-from ega_jax.evaluation import market, oracle, payments, systems
+from ega_jax.evaluation import bootstrap, market, oracle, payments, systems
 from ega_jax.systems import balance
 
 
@@ -160,3 +160,16 @@ def test_virtual_surplus_is_the_mean_of_the_unclipped_myerson_integral(sign):
   gap = totals["model/virtual_surplus"] - integral
   error = gap.std() / np.sqrt(len(gap))
   assert abs(gap.mean()) < 3 * error < 0.3 * abs(integral.mean())
+
+
+def test_totals_per_user_give_the_same_figures_and_intervals():
+  world = toy.ToyWorld()
+  runs = [systems.evaluate_system(toy.RankByBid(world, knob), payments.FirstPrice(), world.columns, world)
+          for knob in (0.3, 0.8)]  # fmt: skip
+  kept = [market.by_user(totals) for totals in runs]
+  assert len(kept[0]["user"]) == len(np.unique(runs[0]["user"])) < len(runs[0]["user"])
+  assert market.summarise(kept[0]) == pytest.approx(market.summarise(runs[0]), rel=1e-12, nan_ok=True)
+  differences = [bootstrap.paired_difference(*(market.parts(totals, "true/rpm") for totals in pair), pair[0]["user"])
+                 for pair in (runs, kept)]  # fmt: skip
+  for one, other in zip(*(vars(interval).values() for interval in differences), strict=True):
+    assert one == pytest.approx(other, rel=1e-9)
