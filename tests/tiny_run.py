@@ -39,7 +39,7 @@ def config():
   """Returns the run's config."""
   from launch import experiment
 
-  return experiment.load(EXPERIMENT, [f"--config.data={data()}", "--config.exchange_rate=0.9"])[1]
+  return experiment.load(EXPERIMENT, [f"--config.data={data()}", "--config.policy.exchange_rate=0.9"])[1]
 
 
 @functools.cache

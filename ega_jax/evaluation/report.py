@@ -1,7 +1,7 @@
 """The report of a comparison: a plain dict of results -> JSON, Markdown and PNG, regenerable from its JSON alone.
 
-`comparison` makes the dict from totals per request or user (seeds x systems); the optional sections beside it are what the
-audits return: "frontier", "calibration", "curves", "scatter" (see plots.py for their forms).
+`comparison` makes the dict from totals per request or user (seeds x systems); the optional sections beside it are what
+the audits return: "frontier", "calibration", "curves", "scatter" (see plots.py for their forms).
 """
 
 import json

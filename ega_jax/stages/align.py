@@ -36,7 +36,6 @@ def align_stage(config, models, lists: ListConfig, *, name="align", source="rewa
   def init(rng, previous):
     del rng
     kept = {key: previous[source][key] for key in ("catalog", "ids", "generator", "reward", "market")}
-    kept["market"] = dict(kept["market"], organic_weight=config.exchange_rate * kept["market"]["organic_weight"])
     return {**kept, "generator": start_from_belief(kept["generator"], lists.alpha, options.sharpness)}
 
   def loss(params, batch, rng):

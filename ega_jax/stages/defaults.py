@@ -11,9 +11,6 @@ def base_config() -> ml_collections.ConfigDict:
       "list_length": 10,
       "value_sigma": 0.6,  # log-sd of a value per click given the request, known to the platform
       "data": "",  # directory that launch.prepare_data wrote
-      # What an organic click is worth to EGA, relative to the market constant: it finds more clicks than a cascade
-      # does, and below 1 it trades some of them for welfare. Chosen on validation, with clicks not below MCA+R's.
-      "exchange_rate": 1.0,
       "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
       "tokenizer": {
         "method": "rq_vae",  # or rq_kmeans
@@ -65,6 +62,9 @@ def base_config() -> ml_collections.ConfigDict:
         "learning_rate": 3e-4,
         "rollout": "greedy",  # or "sampled", token by token from z^(1 / temperature)
         "temperature": 0.5,
+        # What an organic click is worth to EGA from here on, relative to the market constant: the policy gradient finds
+        # more clicks than a cascade does, and below 1 it finds more welfare instead.
+        "exchange_rate": 1.0,
         "trainable": r"generator/(poi_decoder|poi_head|item_prior|list_prior)",
       },
       "payment": {

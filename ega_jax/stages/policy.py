@@ -36,8 +36,8 @@ def policy_stage(
     del rng
     keep = ("catalog", "ids", "generator", "reward", "market")
     kept = {key: previous[source][key] for key in keep}
-    if bid_free:  # lists of other systems than EGA, at the market's own worth of a click
-      kept["market"] = dict(kept["market"], organic_weight=previous["reward"]["market"]["organic_weight"])
+    if not bid_free:  # bid-free lists are those of other systems than EGA, too
+      kept["market"] = dict(kept["market"], organic_weight=options.exchange_rate * kept["market"]["organic_weight"])
     return kept
 
   def loss(params, batch, rng):
