@@ -97,12 +97,12 @@ def base_config() -> ml_collections.ConfigDict:
         "requests": 2000,  # of test: welfare, clicks
         "priced_requests": 400,  # of test: revenue
         "audited_requests": 200,  # of those: incentives
-        "frontier_requests": 200,  # of test, at each of a few ad loads
+        "frontier_requests": 96,  # of test, at each of a few ad loads
         "unshown": 4,  # random unshown ads per request, audited or deviating
         "refinements": 4,  # bisections of each audited curve
         "validation_requests": 400,
         "equilibrium_requests": 64,  # of validation
-        "load_requests": 400,  # of validation, on which ad load is balanced
+        "load_requests": 240,  # of validation, on which ad load is balanced
         "nodes": 41,
         "chunk": 8,  # requests decoded at once
       },

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ega_jax.auction.bidding import lognormal_virtual_bid
 from ega_jax.decoding.lists import take_rows
-from ega_jax.decoding.slate import best_of
+from ega_jax.decoding.slate import best_of, bid_free_order
 from ega_jax.systems import generation
 from ega_jax.types import Slate
 
@@ -55,3 +55,43 @@ def choose(options, request, found, creatives, theta, bids, objective):
   exists = items >= 0
   shown = jnp.where(exists, take_rows(creatives, chosen), -1)
   return Slate(items=items, creatives=shown, click_probability=jnp.where(exists, take_rows(theta, chosen), 0.0))
+
+
+@functools.partial(jax.jit, static_argnames=("options",))
+def choose_own_bid(options, request, found, creatives, theta, bids, ads, nodes, place, objective):
+  """Returns the Slate [B, A, G, K] of own bids nodes f32[B, A, G] of ads i32[B, A], the others at bids f32[B, C].
+
+  The same as `choose` of those profiles: a list is scored once per ad without what the ad bids, which is then added.
+
+  Args: found: Lists of the profiles (ad, one of D cells), with theta and creatives of its distinct lists; place
+    i32[B, A, G]: the cell of each node.
+  """
+  batch, num_ads, num_nodes = nodes.shape
+  exists = found.items >= 0
+  at = jnp.maximum(found.items, 0)
+  is_ad = take_rows(request.is_ad, at)
+  others = take_rows(score_bids(options, request, bids[:, None])[:, 0], at)
+  own = (found.items[:, None] == ads[..., None, None]) & exists[:, None]  # [B, A, U, K]
+  worth = jnp.where(exists, objective.worth(theta, others, is_ad), 0.0)
+  worth = jnp.sum(jnp.where(own, -objective.slot_price, worth[:, None]), -1)  # [B, A, U], the ad bidding 0
+  own_theta = jnp.sum(jnp.where(own, theta[:, None], 0.0), -1)
+  order = jnp.broadcast_to(bid_free_order(found.items)[:, None], worth.shape)
+  shape = (batch, num_ads, -1, found.index.shape[-1])
+  index, possible = found.index.reshape(shape), found.log_z.reshape(shape) > -jnp.inf
+
+  def of_ad(values, index, place):  # f[U], i[D, S], i[G] -> f[G, S]
+    return values[index][place]
+
+  each = jax.vmap(jax.vmap(of_ad))
+  cell = jax.vmap(jax.vmap(lambda rows, place: rows[place]))
+  bid = score_bids(options, request, nodes, ads)
+  score = each(worth, index, place) + each(own_theta, index, place) * bid[..., None]
+  score = jnp.where(cell(possible, place), score, -jnp.inf)
+  best = jnp.max(score, -1, keepdims=True)
+  winner = jnp.argmin(jnp.where(score == best, each(order, index, place), found.items.shape[1]), -1)[..., None]
+  chosen = jnp.take_along_axis(cell(index, place), winner, -1).reshape(batch, num_ads * num_nodes)
+  none = best.reshape(batch, -1, 1) == -jnp.inf
+  items = jnp.where(none, -1, take_rows(found.items, chosen))
+  read = lambda values, absent: jnp.where(items >= 0, take_rows(values, chosen), absent)
+  slate = Slate(items=items, creatives=read(creatives, -1), click_probability=read(theta, 0.0))
+  return jax.tree.map(lambda leaf: leaf.reshape(batch, num_ads, num_nodes, -1), slate)

@@ -12,7 +12,7 @@ from ega_jax.systems.kept import LIMIT
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Request
 
-BLOCK = 256  # distinct lists scored per call
+BLOCK = 128  # lists of one request that are scored together; a call scores as many blocks as there are requests
 
 
 @functools.partial(jax.jit, static_argnames=("models",))
@@ -34,26 +34,38 @@ class ListClicks:
   def __call__(self, batch, items, creative_of):
     """Returns click probabilities f32[B, X, K] of lists items i32[B, X, K] (EGA Eq. 18-20).
 
-    Args: creative_of i32[B, C]: the creative that each candidate is shown with.
+    Args: batch: request columns or a Request; creative_of i32[B, C]: the creative that each candidate is shown with.
     """
-    request, items = Request.from_batch(batch), np.asarray(items)
+    request = batch if isinstance(batch, Request) else Request.from_batch(batch)
+    items = np.asarray(items)
     keys = _digests([*jax.tree.leaves(request), creative_of])
     found = [self.requests.get(key, Scored.none(items.shape[-1])) for key in keys]
     new = [known.missing(rows) for known, rows in zip(found, items, strict=True)]
-    width = -(-max(map(len, new)) // BLOCK) * BLOCK
-    lists = np.full((len(items), width, items.shape[-1]), -1, np.int32)
-    for row, some in zip(lists, new, strict=True):
-      row[: len(some)] = some
-    creatives, theta = at_items(creative_of, lists, -1), np.zeros(lists.shape, np.float32)
-    for start in range(0, width, BLOCK):
-      part = slice(start, start + BLOCK)
-      shown = jnp.asarray(lists[:, part]), jnp.asarray(creatives[:, part])
-      theta[:, part] = _score(self.models, self.params, request, *shown)
+    theta = self._score(request, new, np.asarray(creative_of))
     pairs = zip(found, new, theta, strict=True)
-    found = [known.with_lists(some, clicks[: len(some)]) for known, some, clicks in pairs]
+    found = [known.with_lists(*more) for known, *more in pairs]
     for key, known in zip(keys, found, strict=True):
       self._keep(key, known)
     return np.stack([known.theta[known.place(rows)] for known, rows in zip(found, items, strict=True)])
+
+  def _score(self, request, new, creative_of):
+    """Returns f32[M, K] of each request's lists `new` i32[M, K]: in blocks, since their numbers differ widely."""
+    theta = [np.zeros(lists.shape, np.float32) for lists in new]
+    blocks = [(row, start) for row, lists in enumerate(new) for start in range(0, len(lists), BLOCK)]
+    for first in range(0, len(blocks), len(new)):
+      some = blocks[first : first + len(new)]
+      rows = np.array([row for row, _ in some] + [0] * (len(new) - len(some)))
+      lists = np.full((len(new), BLOCK, new[0].shape[-1]), -1, np.int32)
+      for block, (row, start) in zip(lists, some, strict=False):
+        part = new[row][start : start + BLOCK]
+        block[: len(part)] = part
+      creatives = at_items(creative_of[rows], lists, -1)
+      its = jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[rows], request)
+      found = np.asarray(_score(self.models, self.params, its, jnp.asarray(lists), jnp.asarray(creatives)))
+      for block, (row, start) in zip(found, some, strict=False):
+        part = theta[row][start : start + BLOCK]
+        part[:] = block[: len(part)]
+    return theta
 
   def _keep(self, key, known):
     old = self.requests.pop(key, None)

@@ -10,7 +10,8 @@ import numpy as np
 from ega_jax.decoding.beam import ListConfig, generate_lists
 from ega_jax.decoding.lists import allocate_in_chunks
 from ega_jax.systems import generation
-from ega_jax.systems.choice import Options, believe, choose, score_bids, token_bids
+from ega_jax.systems.choice import Options, believe, choose, choose_own_bid, score_bids, token_bids
+from ega_jax.systems.distinct import ListClicks
 from ega_jax.systems.kept import Kept
 from ega_jax.systems.profiles import (
   OwnBidLists,
@@ -19,9 +20,11 @@ from ega_jax.systems.profiles import (
   own_bid_profiles,
   present_columns,
   propose_own_bids,
-  repeat_profiles,
 )
+from ega_jax.systems.rows import at_items
 from ega_jax.types import Request, Slate
+
+FULL_SWEEP = 12  # ads of a request whose own-bid curves take all of `sweep_prefixes`
 
 
 @functools.partial(jax.jit, static_argnames=("models",))
@@ -51,10 +54,12 @@ class EGASystem:
     models: generation.Models.
     params: the tree with "catalog", "ids", "generator", "reward", "market".
     lists: ListConfig of one profile; `sweep_prefixes` slots are used for sweeps.
+    clicks: ListClicks of sweeps, which the same system at other ad loads shares; None for one of its own.
   """
 
-  def __init__(self, name, models, params, lists: ListConfig, options=None, *, sweep_prefixes=1024):
+  def __init__(self, name, models, params, lists: ListConfig, options=None, *, sweep_prefixes=1024, clicks=None):
     self.name = name
+    self._clicks = clicks or ListClicks(models, params)
     self.models, self.params, self.options = models, params, options or Options()
     if self.options.bid_free:
       lists = dataclasses.replace(lists, bid_cell=1.0)  # cells are for reports: expected values are none
@@ -70,7 +75,9 @@ class EGASystem:
   def with_knob(self, slot_price):
     """Returns the same system at another ad load."""
     params, prefixes = generation.at_slot_price(self.params, slot_price), self.sweep_lists.max_prefixes
-    return EGASystem(self.name, self.models, params, self.lists, self.options, sweep_prefixes=prefixes)
+    return EGASystem(
+      self.name, self.models, params, self.lists, self.options, sweep_prefixes=prefixes, clicks=self._clicks
+    )
 
   @property
   def objective(self):
@@ -112,11 +119,11 @@ class EGASystem:
     cells = self._cells(request, ads, nodes)
     find = lambda: self._own_bid_lists(request, bids, ads, distinct_columns(cells)[0])
     lists = self._kept.get((request, bids, ads), find, lambda known: known.place(cells) is not None)
-    found = repeat_profiles(lists.found, jnp.asarray(lists.place(cells)))
-    profiles = own_bid_profiles(bids, ads, nodes)
-    slate = choose(self.options, request, found, lists.creatives, lists.theta, profiles, self.objective)
-    spread = lambda leaf: np.asarray(leaf).reshape(*nodes.shape, leaf.shape[-1])
-    return jax.tree.map(lambda leaf: np.take_along_axis(spread(leaf), back[..., None, None], 1), slate)
+    slate = choose_own_bid(
+      self.options, request, lists.found, lists.creatives, lists.theta, bids, ads, nodes,
+      jnp.asarray(lists.place(cells)), self.objective,
+    )  # fmt: skip
+    return jax.tree.map(lambda leaf: np.take_along_axis(np.asarray(leaf), back[..., None, None], 1), slate)
 
   def _own_bid_lists(self, request, bids, ads, cells) -> OwnBidLists:
     """Returns the lists of ads i32[B, A] whose own bids proposals see as cells f32[B, A, D]."""
@@ -125,12 +132,18 @@ class EGASystem:
       profiles = own_bid_profiles(bids, ads, jnp.asarray(cells))
       found = _propose(self.models, self.options, self.params, prepared, profiles, self.lists)
     else:
-      lists = self.sweep_lists
+      # Few ads bring forth few prefixes; where they do not fit after all, the ads are halved.
+      slots = self.sweep_lists.max_prefixes * min(ads.shape[1], FULL_SWEEP) // FULL_SWEEP
+      lists = dataclasses.replace(self.sweep_lists, max_prefixes=max(slots, self.lists.num_lists))
       propose = lambda ads, cells: propose_own_bids(
         self.models, self.options, self.params, prepared, bids, ads, cells, lists
       )  # fmt: skip
       found = allocate_in_chunks(propose, ads, jnp.asarray(cells))
-    return OwnBidLists(cells, found, *believe(self.models, self.params, prepared, found.items))
+    if prepared.creatives is None:  # they depend on the list
+      return OwnBidLists(cells, found, *believe(self.models, self.params, prepared, found.items))
+    items, creative_of = np.asarray(found.items), np.asarray(prepared.creatives)
+    theta = self._clicks(request, items, creative_of)
+    return OwnBidLists(cells, found, at_items(creative_of, items, -1), theta)
 
   def _cells(self, request, ads, nodes):
     """Returns f32[B, A, G]: what proposals see of the own bids."""

@@ -2,7 +2,6 @@
 that a curve needs the lists of its cells only, and every bid in a cell chooses among the same.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -59,18 +58,6 @@ def distinct_columns(values):
   back = np.empty_like(rank)
   np.put_along_axis(back, order, rank, -1)
   return distinct, back
-
-
-@jax.jit
-def repeat_profiles(lists, back):
-  """Returns Lists of B x (A * G) profiles: of the A * D of `lists` those that back i32[B, A, G] names."""
-  batch, ads, nodes = back.shape
-
-  def at(leaf):
-    rows = leaf.reshape(batch, ads, -1, leaf.shape[-1])
-    return jnp.take_along_axis(rows, back[..., None], axis=2).reshape(batch, ads * nodes, leaf.shape[-1])
-
-  return dataclasses.replace(lists, index=at(lists.index), log_z=at(lists.log_z))
 
 
 @jax.jit
