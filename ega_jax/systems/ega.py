@@ -132,12 +132,14 @@ class EGASystem:
       profiles = own_bid_profiles(bids, ads, jnp.asarray(cells))
       found = _propose(self.models, self.options, self.params, prepared, profiles, self.lists)
     else:
-      # Few ads bring forth few prefixes; where they do not fit after all, the ads are halved.
+      # Few ads bring forth few prefixes; where they do not fit the ads are halved, down to one with all slots.
       slots = self.sweep_lists.max_prefixes * min(ads.shape[1], FULL_SWEEP) // FULL_SWEEP
-      lists = dataclasses.replace(self.sweep_lists, max_prefixes=max(slots, self.lists.num_lists))
-      propose = lambda ads, cells: propose_own_bids(
-        self.models, self.options, self.params, prepared, bids, ads, cells, lists
-      )  # fmt: skip
+      few = dataclasses.replace(self.sweep_lists, max_prefixes=max(slots, self.lists.num_lists))
+
+      def propose(ads, cells):
+        lists = self.sweep_lists if ads.shape[1] == 1 else few
+        return propose_own_bids(self.models, self.options, self.params, prepared, bids, ads, cells, lists)
+
       found = allocate_in_chunks(propose, ads, jnp.asarray(cells))
     if prepared.creatives is None:  # they depend on the list
       return OwnBidLists(cells, found, *believe(self.models, self.params, prepared, found.items))
