@@ -12,7 +12,7 @@ from ega_jax.systems.kept import LIMIT
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Request
 
-BLOCK = 128  # lists of one request that are scored together; a call scores as many blocks as there are requests
+BLOCK = 64  # lists of one request that are scored together; a call scores as many blocks as there are requests
 
 
 @functools.partial(jax.jit, static_argnames=("models",))

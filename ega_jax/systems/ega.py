@@ -98,7 +98,7 @@ class EGASystem:
   def propose(self, batch, bids):
     """Returns (Lists, creatives i32[B, U, K], theta f32[B, U, K]): what `allocate` chooses from."""
     prepared, found = self._lists(batch, jnp.asarray(bids, jnp.float32))
-    return found, *believe(self.models, self.params, prepared, found.items)
+    return found, *self._believe(prepared, found.items)
 
   def _lists(self, batch, bids):
     prepared = _prepare(self.models, self.params, Request.from_batch(batch))
@@ -141,11 +141,7 @@ class EGASystem:
         return propose_own_bids(self.models, self.options, self.params, prepared, bids, ads, cells, lists)
 
       found = allocate_in_chunks(propose, ads, jnp.asarray(cells))
-    if prepared.creatives is None:  # they depend on the list
-      return OwnBidLists(cells, found, *believe(self.models, self.params, prepared, found.items))
-    items, creative_of = np.asarray(found.items), np.asarray(prepared.creatives)
-    theta = self._clicks(request, items, creative_of)
-    return OwnBidLists(cells, found, at_items(creative_of, items, -1), theta)
+    return OwnBidLists(cells, found, *self._believe(prepared, found.items, many=True))
 
   def _cells(self, request, ads, nodes):
     """Returns f32[B, A, G]: what proposals see of the own bids."""
@@ -154,7 +150,16 @@ class EGASystem:
       return np.zeros(nodes.shape, np.float32)
     return np.asarray(own_bid_cells(self.options, request, self.params["market"], nodes, ads, self.lists))
 
+  def _believe(self, prepared, items, many=False):
+    """Returns (creatives i32[B, U, K], theta f32[B, U, K]) of lists. Those of a sweep are scored once per request, and
+    so are bid-free ones, whose pivot payments are differences of scores: a list has one theta there, to the last bit.
+    """
+    if prepared.creatives is None or not (many or self.options.bid_free):  # None: they depend on the list
+      return believe(self.models, self.params, prepared, items)
+    items, creative_of = np.asarray(items), np.asarray(prepared.creatives)
+    return at_items(creative_of, items, -1), self._clicks(prepared.request, items, creative_of)
+
   def _slate(self, prepared, found, bids):
-    creatives, theta = believe(self.models, self.params, prepared, found.items)
+    creatives, theta = self._believe(prepared, found.items)
     slate = choose(self.options, prepared.request, found, creatives, theta, bids, self.objective)
     return jax.tree.map(np.asarray, slate)
