@@ -21,7 +21,7 @@ COLUMNS = {
   "true/rpm_equilibrium": ("RPM (c) own rule, equilibrium", "{:.2f}"),
   "shading": ("g", "{:.3f}"),
   "true/rpm_myerson": ("RPM (b) Myerson", "{:.2f}"),
-  "true/rpm_surplus": ("RPM (b), all requests: virtual surplus", "{:.2f}"),
+  "true/rpm_surplus": ("virtual surplus / 1000 slots", "{:.2f}"),
   "true/rpm": ("RPM truthful", "{:.2f}"),
   "model/rpm": ("RPM truthful, by model", "{:.2f}"),
   "true/ctr_poi": ("CTR-poi", "{:.4f}"),
@@ -182,8 +182,9 @@ def markdown(results, images=()):
 READING = (
   "Mean ± standard deviation over seeds. Clicks are the world's probabilities unless a heading says \"by model\". "
   "Welfare and clicks do not depend on payments. RPM under truthful bids flatters manipulable rules (first price most "
-  "of all): compare (b) and (c). The virtual surplus has the mean of (b) before clipping, on every test request, "
-  "not on audited ones alone. Levels of the paper's tables are not comparable; the note compares directions."
+  "of all): compare (b) and (c). The virtual surplus, on every test request, is not (b): it is the mean of the "
+  "integral before clipping, and lower where curves fall. Levels of the paper's tables are not comparable; the note "
+  "compares directions."
 )
 BETTER = (
   "Better or worse: the same sign in all seeds, and the user-clustered bootstrap 95% interval of each seed's paired "

@@ -79,17 +79,13 @@ def choose_own_bid(options, request, found, creatives, theta, bids, ads, nodes, 
   shape = (batch, num_ads, -1, found.index.shape[-1])
   index, possible = found.index.reshape(shape), found.log_z.reshape(shape) > -jnp.inf
 
-  def of_ad(values, index, place):  # f[U], i[D, S], i[G] -> f[G, S]
-    return values[index][place]
-
-  each = jax.vmap(jax.vmap(of_ad))
-  cell = jax.vmap(jax.vmap(lambda rows, place: rows[place]))
-  bid = score_bids(options, request, nodes, ads)
-  score = each(worth, index, place) + each(own_theta, index, place) * bid[..., None]
-  score = jnp.where(cell(possible, place), score, -jnp.inf)
+  rows = jax.vmap(jax.vmap(lambda values, index: values[index]))
+  at_nodes = lambda values: rows(rows(values, index), place)  # f[B, A, U] -> f[B, A, G, S]
+  score = at_nodes(worth) + at_nodes(own_theta) * score_bids(options, request, nodes, ads)[..., None]
+  score = jnp.where(rows(possible, place), score, -jnp.inf)
   best = jnp.max(score, -1, keepdims=True)
-  winner = jnp.argmin(jnp.where(score == best, each(order, index, place), found.items.shape[1]), -1)[..., None]
-  chosen = jnp.take_along_axis(cell(index, place), winner, -1).reshape(batch, num_ads * num_nodes)
+  winner = jnp.argmin(jnp.where(score == best, at_nodes(order), found.items.shape[1]), -1)[..., None]
+  chosen = jnp.take_along_axis(rows(index, place), winner, -1).reshape(batch, num_ads * num_nodes)
   none = best.reshape(batch, -1, 1) == -jnp.inf
   items = jnp.where(none, -1, take_rows(found.items, chosen))
   read = lambda values, absent: jnp.where(items >= 0, take_rows(values, chosen), absent)

@@ -41,14 +41,14 @@ class ListClicks:
     keys = _digests([*jax.tree.leaves(request), creative_of])
     found = [self.requests.get(key, Scored.none(items.shape[-1])) for key in keys]
     new = [known.missing(rows) for known, rows in zip(found, items, strict=True)]
-    theta = self._score(request, new, np.asarray(creative_of))
+    theta = self._theta(request, new, np.asarray(creative_of))
     pairs = zip(found, new, theta, strict=True)
     found = [known.with_lists(*more) for known, *more in pairs]
     for key, known in zip(keys, found, strict=True):
       self._keep(key, known)
     return np.stack([known.theta[known.place(rows)] for known, rows in zip(found, items, strict=True)])
 
-  def _score(self, request, new, creative_of):
+  def _theta(self, request, new, creative_of):
     """Returns f32[M, K] of each request's lists `new` i32[M, K]: in blocks, since their numbers differ widely."""
     theta = [np.zeros(lists.shape, np.float32) for lists in new]
     blocks = [(row, start) for row, lists in enumerate(new) for start in range(0, len(lists), BLOCK)]

@@ -24,8 +24,6 @@ from ega_jax.systems.profiles import (
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Request, Slate
 
-FULL_SWEEP = 12  # ads of a request whose own-bid curves take all of `sweep_prefixes`
-
 
 @functools.partial(jax.jit, static_argnames=("models",))
 def _prepare(models, params, request):
@@ -54,7 +52,7 @@ class EGASystem:
     models: generation.Models.
     params: the tree with "catalog", "ids", "generator", "reward", "market".
     lists: ListConfig of one profile; `sweep_prefixes` slots are used for sweeps.
-    clicks: ListClicks of sweeps, which the same system at other ad loads shares; None for one of its own.
+    clicks: ListClicks of sweeps and bid-free lists, shared with other ad loads; None: one of its own.
   """
 
   def __init__(self, name, models, params, lists: ListConfig, options=None, *, sweep_prefixes=1024, clicks=None):
@@ -132,14 +130,9 @@ class EGASystem:
       profiles = own_bid_profiles(bids, ads, jnp.asarray(cells))
       found = _propose(self.models, self.options, self.params, prepared, profiles, self.lists)
     else:
-      # Few ads bring forth few prefixes; where they do not fit the ads are halved, down to one with all slots.
-      slots = self.sweep_lists.max_prefixes * min(ads.shape[1], FULL_SWEEP) // FULL_SWEEP
-      few = dataclasses.replace(self.sweep_lists, max_prefixes=max(slots, self.lists.num_lists))
-
-      def propose(ads, cells):
-        lists = self.sweep_lists if ads.shape[1] == 1 else few
-        return propose_own_bids(self.models, self.options, self.params, prepared, bids, ads, cells, lists)
-
+      propose = lambda ads, cells: propose_own_bids(
+        self.models, self.options, self.params, prepared, bids, ads, cells, self.sweep_lists
+      )  # fmt: skip
       found = allocate_in_chunks(propose, ads, jnp.asarray(cells))
     return OwnBidLists(cells, found, *self._believe(prepared, found.items, many=True))
 

@@ -11,7 +11,7 @@ def get_config():
   config.policy.rollout = "sampled"
   config.policy.learning_rate = 3e-4
   config.policy.steps = 200
-  config.policy.exchange_rate = 0.8  # on validation: welfare above MCA+R's, clicks not below (README)
+  config.policy.exchange_rate = 0.8  # between two rates seen on validation: BUILD_NOTES.md
   config.pretrain.steps = 500
   return config
 
