@@ -185,6 +185,21 @@ def test_lists_are_scored_once_and_as_one_by_one(monkeypatch):
     np.testing.assert_allclose(together[:, j], one, rtol=1e-5)
 
 
+def test_blocks_of_lists_are_scored_for_their_own_request(monkeypatch):
+  batch, _ = _batch()
+  rng = np.random.default_rng(1)
+  lists = np.stack([np.stack([rng.permutation(14)[:LENGTH] for _ in range(7)]) for _ in range(8)]).astype(np.int32)
+  for row in range(8):
+    lists[row, row % 7 :] = lists[row, row % 7]  # one to seven distinct lists: from one block to three
+  params = tiny_run.trained()[1]["policy"]
+  creative_of = np.asarray(params["catalog"].poi_creatives)[np.maximum(batch["candidates"], 0), 0]
+  whole = distinct.ListClicks(tiny_run.models(), params)(batch, lists, creative_of)
+  monkeypatch.setattr(distinct, "BLOCK", 3)
+  found = distinct.ListClicks(tiny_run.models(), params)(batch, lists, creative_of)
+  np.testing.assert_allclose(found, whole, rtol=1e-5)
+  assert np.ptp(whole[:, 0], axis=0).min() > 1e-4  # requests differ
+
+
 def test_scored_lists_are_held_within_their_bound():
   batch, _ = _batch()
   params = tiny_run.trained()[1]["policy"]
