@@ -39,7 +39,8 @@ def config():
   """Returns the run's config."""
   from launch import experiment
 
-  return experiment.load(EXPERIMENT, [f"--config.data={data()}", "--config.policy.exchange_rate=0.9"])[1]
+  policy = ["--config.policy.exchange_rate=0.9", "--config.policy.virtual_share=0.1"]
+  return experiment.load(EXPERIMENT, [f"--config.data={data()}", *policy])[1]
 
 
 @functools.cache

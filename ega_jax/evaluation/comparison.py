@@ -18,7 +18,7 @@ from ega_jax.evaluation import audit, audit_views, equilibrium, load, market, ne
 from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.systems import evaluate_system
 from ega_jax.stages.batches import REQUEST
-from ega_jax.systems.balance import equal_load, logged_ad_share, mean_ad_share
+from ega_jax.systems.balance import TOLERANCE, equal_load, logged_ad_share, mean_ad_share
 from ega_jax.training.checkpoint import write_json
 
 COLUMNS = (*REQUEST, "row")
@@ -61,7 +61,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
     if entry.name in figures["systems"] and entry.name not in only:
       continue
     start, by_price = time.time(), entry.by_slot_price
-    entry = balanced(entry, balancing, target, chunk)
+    entry = balanced(entry, balancing, target, chunk, config.list_length)
     if entry.system not in seen:  # rows may share a system, and differ by payments
       points = frontier_points(entry.system, loaded, world, chunk) if by_price else []
       totals = evaluate_system(
@@ -103,14 +103,17 @@ def kept_figures(output, made_by):
   return figures if all(figures.get(key) == value for key, value in made_by.items()) else None
 
 
-def balanced(entry, columns, target, chunk):
+def balanced(entry, columns, target, chunk, list_length):
   """Returns the entry with its knob set to the target ad share; payment rules follow their system."""
   if not entry.knob:
     return entry
   scale = "log" if entry.knob[0] > 0 else "linear"
   share = lambda knob: mean_ad_share(entry.system.with_knob(knob), columns, chunk)
   # Out of reach (the oracle keeps some ads at any price: they lift their neighbours): the nearer end, share reported.
-  knob = equal_load(share, target, *entry.knob, scale=scale, max_trials=16, start=entry.system.knob).knob
+  least = 0.5 / (len(columns["row"]) * list_length)  # the share moves in steps of twice that
+  knob = equal_load(
+    share, target, *entry.knob, tolerance=max(TOLERANCE, least), scale=scale, max_trials=16, start=entry.system.knob
+  ).knob
   system = entry.system.with_knob(knob)
   return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(knob,))
 

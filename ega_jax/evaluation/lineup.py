@@ -74,7 +74,8 @@ def builders(config, finals, world):
   def ega(name, stage="policy", **options):
     return recipe.ega_system(config, models, finals[stage], Options(value_sigma=config.value_sigma, **options), name)
 
-  plain = functools.cache(lambda: ega("EGA"))  # one object for the rows that differ by their payments alone
+  # One object for the rows that differ by their payments alone.
+  plain = functools.cache(lambda: recipe.ega_system(config, models, finals["policy"]))
 
   def learned(name, stage, form, note):
     system = plain()
@@ -91,7 +92,7 @@ def builders(config, finals, world):
     return Entry("EGA-vcg_range", system, PivotPayment(system), "bid-free lists, exactly truthful")
 
   def virtual():
-    system = ega("EGA-virtual", virtual=True)
+    system = ega("EGA-virtual", virtual=1.0)
     return Entry("EGA-virtual", system, payments.myerson(system, **on_nodes), "virtual bids, Myerson integral")
 
   catalog = finals["policy"]["catalog"]

@@ -65,6 +65,9 @@ def base_config() -> ml_collections.ConfigDict:
         # What an organic click is worth to EGA from here on, relative to the market constant: the policy gradient finds
         # more clicks than a cascade does, and below 1 it finds more welfare instead.
         "exchange_rate": 1.0,
+        # Share of the virtual value in what EGA's list score counts per click, likewise: revenue to first order for
+        # welfare to second.
+        "virtual_share": 0.0,
         "trainable": r"generator/(poi_decoder|poi_head|item_prior|list_prior)",
       },
       "payment": {
@@ -102,7 +105,7 @@ def base_config() -> ml_collections.ConfigDict:
         "refinements": 4,  # bisections of each audited curve
         "validation_requests": 400,
         "equilibrium_requests": 64,  # of validation
-        "load_requests": 240,  # of validation, on which ad load is balanced
+        "load_requests": 480,  # of validation, on which ad load is balanced
         "nodes": 41,
         "chunk": 8,  # requests decoded at once
       },

@@ -14,6 +14,7 @@ from ega_jax.systems.rows import at_items
 from ega_jax.types import Request
 
 SAMPLE = 256
+NEAR = 0.003  # of the ad share: what the next stage starts from need not be what systems are compared at
 
 
 def market_constants(config, models, params):
@@ -63,4 +64,4 @@ def balanced_price(config, system):
   count = max(min(config.evaluation.load_requests, total) // chunk, 1) * chunk
   columns = read_split(config.data, "validation", REQUEST, np.linspace(0, total - 1, count).astype(int))
   share = lambda price: mean_ad_share(system.with_knob(price), columns, chunk)
-  return equal_load(share, logged_ad_share(logs), -50.0, 200.0, scale="linear", start=system.knob).knob
+  return equal_load(share, logged_ad_share(logs), -50.0, 200.0, tolerance=NEAR, scale="linear", start=system.knob).knob

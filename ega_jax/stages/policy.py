@@ -13,7 +13,8 @@ from ega_jax.models.ega import LIST
 from ega_jax.stages.batches import logged
 from ega_jax.stages.market import balanced_price
 from ega_jax.systems import generation
-from ega_jax.systems.ega import EGASystem, Options
+from ega_jax.systems.choice import Options, score_bids, token_bids
+from ega_jax.systems.ega import EGASystem
 from ega_jax.training.stage import Stage
 from ega_jax.types import Request
 
@@ -32,6 +33,9 @@ def policy_stage(
   options = config.policy
   if options.rollout not in ("greedy", "sampled"):
     raise ValueError(f"config.policy.rollout is {options.rollout!r}; allowed: 'greedy', 'sampled'")
+  virtual = 0.0 if bid_free else options.virtual_share
+  served = Options(bid_free=bid_free, value_sigma=config.value_sigma, virtual=virtual)
+
   def init(rng, previous):
     del rng
     keep = ("catalog", "ids", "generator", "reward", "market")
@@ -44,11 +48,13 @@ def policy_stage(
     request = Request.from_batch(batch)
     prepared = generation.prepare(models, params, request)
     scale = params["market"]["bid_scale"]
-    bids = generation.expected_bids(request, config.value_sigma) if bid_free else request.bid
+    worth = score_bids(served, request, request.bid[:, None])[:, 0]
+    bids = generation.expected_bids(request, config.value_sigma) if bid_free else token_bids(served, worth)
     scaled = dataclasses.replace(generation.in_market(lists, params["market"]), max_prefixes=0)
     scaled = dataclasses.replace(scaled, bid_cell=1.0) if bid_free else scaled
+    drawn = rng if options.rollout == "sampled" else None
     items, contribution, score = _marginal_contributions(
-      models, params, prepared, bids, scaled, rng if options.rollout == "sampled" else None, _temperature(options)
+      models, params, prepared, bids, worth, scaled, drawn, _temperature(options)
     )
     codes = generation.list_codes(prepared.table, items)
     logits, _ = generation.apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
@@ -65,7 +71,7 @@ def policy_stage(
 
   def finish(params, previous):
     del previous
-    system = EGASystem(name, models, params, lists, Options(bid_free=bid_free))
+    system = EGASystem(name, models, params, lists, served)
     return generation.at_slot_price(params, balanced_price(config, system))
 
   return Stage(
@@ -85,9 +91,12 @@ def _temperature(options):
   return options.temperature if options.rollout == "sampled" else 1.0
 
 
-def _marginal_contributions(models, params, prepared, bids, lists, rng, temperature):
-  """Returns (Y i32[B, K], r f32[B, K], score(Y) f32[B]), r_i = score(Y) - score(Y without i), EGA Eq. 31."""
-  params, prepared, bids = jax.lax.stop_gradient((params, prepared, bids))
+def _marginal_contributions(models, params, prepared, bids, worth, lists, rng, temperature):
+  """Returns (Y i32[B, K], r f32[B, K], score(Y) f32[B]), r_i = score(Y) - score(Y without i), EGA Eq. 31.
+
+  bids f32[B, C] weigh tokens, worth f32[B, C] is what the score counts per click.
+  """
+  params, prepared, bids, worth = jax.lax.stop_gradient((params, prepared, bids, worth))
   table, request = prepared.table, prepared.request
   length = lists.list_length * table.codes.shape[-1]
   decoder = generation.decoder(models, params, prepared.memory, length)
@@ -104,5 +113,5 @@ def _marginal_contributions(models, params, prepared, bids, lists, rng, temperat
   place = jnp.maximum(items, 0)
   at = lambda row: jax.vmap(lambda values, index: values[index])(row, place)
   objective = generation.objective(params["market"])
-  score = slate.list_score(theta, at(request.bid), at(request.is_ad), objective, where=items >= 0)
+  score = slate.list_score(theta, at(worth), at(request.is_ad), objective, where=items >= 0)
   return base[:, 0], marginal_contribution(score[:, 0], score[:, 1:]), score[:, 0]

@@ -18,7 +18,7 @@ from ega_jax.stages.pretrain import pretrain_stage
 from ega_jax.stages.ranker import ranker_stage
 from ega_jax.stages.reward import reward_stage
 from ega_jax.stages.tokenizer import tokenizer_stage
-from ega_jax.systems.ega import EGASystem
+from ega_jax.systems.ega import EGASystem, Options
 from ega_jax.systems.generation import Models
 from ega_jax.systems.payment import LearnedPayment
 
@@ -102,7 +102,8 @@ def stages(config, workdir, models=None):
 
 
 def ega_system(config, models, params, options=None, name="EGA") -> EGASystem:
-  """Returns EGA with the generator, reward model and ad-load knob of `params`."""
+  """Returns EGA with the generator, reward model and ad-load knob of `params`; options None: those of the config."""
+  options = options or Options(value_sigma=config.value_sigma, virtual=config.policy.virtual_share)
   return EGASystem(name, models, params, list_config(config), options, sweep_prefixes=config.sweep_prefixes)
 
 

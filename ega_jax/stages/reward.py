@@ -22,9 +22,12 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
 
   Args:
     source: the stage whose other leaves are kept.
-    folds: of requests to learn from; None: the main ones. A model of the held-back folds judges choices on validation.
+    folds: of requests to learn from, as often as the main ones are in `config.reward.steps`; None: the main ones. A
+      model of the held-back folds judges choices on validation.
   """
-  options = config.reward
+  options, main = config.reward, main_folds(config)
+  folds = folds or main
+  steps = max(options.steps * len(folds) // len(main), 1)
 
   def init(rng, previous):
     request = Request.from_batch(example_request(config))
@@ -53,15 +56,15 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
     params = {**params, "reward": reward}
     return {**params, "market": {**params["market"], **market_constants(config, models, params)}}
 
-  schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, options.steps // 20, options.steps)
+  schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, steps // 20, steps)
   return Stage(
     name=name,
     init=init,
     loss=loss,
-    batches=logged(config, options.batch_size, LIST, folds=folds or main_folds(config), salt=3, process=process),
+    batches=logged(config, options.batch_size, LIST, folds=folds, salt=3, process=process),
     optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=options.weight_decay)),
     trainable="^reward/(?!calibration)",
-    num_steps=options.steps,
+    num_steps=steps,
     finish=finish,
   )
 

@@ -18,21 +18,23 @@ class Options:
   """How EGA uses bids; hashable.
 
   bid_free: lists are generated from the ads' expected values; bids only choose among them (vcg_range's allocation).
-  virtual: ironed virtual values in the list score, their positive part in the token weights.
+  virtual: share of the ironed virtual value phi in what a bid is worth, (1 - virtual) b + virtual phi(b); 1: phi alone.
+    The list score uses it, token weights its positive part.
   value_sigma: log-sd of a value per click given the request, known to the platform.
   """
 
   bid_free: bool = False
-  virtual: bool = False
+  virtual: float = 0.0
   value_sigma: float = 0.6
 
 
 def score_bids(options, request, bids, ads=None):
-  """Returns what an ad is worth to the list score: its bid, or its virtual bid (negative ones count)."""
+  """Returns what an ad is worth to the list score: its bid, mixed with its virtual bid (negative ones count)."""
   if not options.virtual:
     return bids
   mu = request.value_mu if ads is None else jnp.take_along_axis(request.value_mu, jnp.maximum(ads, 0), axis=1)
-  return lognormal_virtual_bid(bids, mu[:, None] if ads is None else mu[..., None], options.value_sigma)
+  phi = lognormal_virtual_bid(bids, mu[:, None] if ads is None else mu[..., None], options.value_sigma)
+  return phi if options.virtual == 1.0 else (1.0 - options.virtual) * bids + options.virtual * phi
 
 
 def token_bids(options, bids):

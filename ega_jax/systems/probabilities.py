@@ -9,6 +9,7 @@ import numpy as np
 from ega_jax.decoding import slate as slates
 from ega_jax.models.ega import LIST
 from ega_jax.systems import generation
+from ega_jax.systems.choice import score_bids, token_bids
 from ega_jax.types import Request
 
 
@@ -24,11 +25,11 @@ def _list_z(models, params, request, items, bids, lists):
 def shown_probabilities(system, batch, bids, slate):
   """Returns z f32[B, K] of each entry of the first profile's list given the entries before it (EGA Eq. 22).
 
-  Args: system: an EGASystem whose bids are not virtual; slate: what it allocated to bids f[B, G, C].
+  Args: system: an EGASystem; slate: what it allocated to bids f[B, G, C].
   """
   lists = generation.in_market(system.lists, system.params["market"])
   request = Request.from_batch(batch)
-  first = jnp.asarray(bids[:, 0], jnp.float32)
+  first = token_bids(system.options, score_bids(system.options, request, jnp.asarray(bids[:, :1], jnp.float32))[:, 0])
   if system.options.bid_free:
     first = generation.expected_bids(request, system.options.value_sigma)
   return np.asarray(_list_z(system.models, system.params, request, jnp.asarray(slate.items[:, 0]), first, lists))

@@ -115,6 +115,18 @@ def test_calibration_meets_the_bar_on_other_data():
   np.testing.assert_allclose(leaves["scale"], 1 / 1.7, atol=0.04)
 
 
+def test_calibration_has_no_preference_for_a_slot_that_clicks_do_not_support():
+  rng = np.random.default_rng(3)
+  truth = rng.normal(-2.5, 1, (6000, 10))
+  clicks, is_ad = rng.random(truth.shape) < 1 / (1 + np.exp(-truth)), rng.random(truth.shape) < 0.3
+  bias = calibration.fit_calibration(truth - 0.2, clicks, is_ad)["bias"]
+  np.testing.assert_allclose(bias, 0.2, atol=0.1)
+  assert np.ptp(bias, axis=1).max() < 0.08  # free biases would differ by some .3
+  shifted = rng.random(truth.shape) < 1 / (1 + np.exp(-truth - np.linspace(-0.5, 0.5, 10)))
+  bias = calibration.fit_calibration(truth, shifted, is_ad)["bias"]
+  np.testing.assert_allclose(bias, np.tile(np.linspace(-0.5, 0.5, 10), (2, 1)), atol=0.15)
+
+
 def test_calibration_without_data_is_the_identity_and_refuses_bad_input():
   logits = np.zeros((2, LENGTH))
   leaves = calibration.fit_calibration(logits, logits, logits, where=np.zeros(logits.shape))

@@ -34,7 +34,7 @@ def _lists(rng):
   return Lists(items, index, log_z, np.zeros(B, bool))
 
 
-@pytest.mark.parametrize("virtual", [False, True])
+@pytest.mark.parametrize("virtual", [0.0, 0.3, 1.0])
 def test_the_choice_of_own_bids_is_that_of_their_profiles(virtual):
   rng = np.random.default_rng(0)
   request, found, options = _request(rng), _lists(rng), Options(virtual=virtual)

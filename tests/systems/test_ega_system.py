@@ -36,7 +36,7 @@ def _sweep_of(system, batch, slate, num_nodes=7):
   return ads, payments.sweep(system, batch, batch["bid"], ads, nodes)
 
 
-@pytest.mark.parametrize("options", [{}, {"bid_free": True}, {"virtual": True}])
+@pytest.mark.parametrize("options", [{}, {"bid_free": True}, {"virtual": 0.3}, {"virtual": 1.0}])
 def test_lists_are_legal_and_repeatable_and_creatives_are_the_pois_own(options):
   system, (batch, bids) = _system(**options), _batch()
   slate = system.allocate(batch, bids)
@@ -77,7 +77,7 @@ def test_bid_free_lists_ignore_bids_and_others_do_not():
 
 def test_virtual_bids_change_what_is_shown():
   batch, bids = _batch()
-  plain, virtual = (_system(virtual=virtual).allocate(batch, bids).items for virtual in (False, True))
+  plain, virtual = (_system(virtual=virtual).allocate(batch, bids).items for virtual in (0.0, 1.0))
   assert (plain != virtual).any()
 
 
