@@ -18,7 +18,7 @@ from ega_jax.evaluation import audit, audit_views, equilibrium, load, market, ne
 from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.systems import evaluate_system
 from ega_jax.stages.batches import REQUEST
-from ega_jax.systems.balance import TOLERANCE, equal_load, logged_ad_share, mean_ad_share
+from ega_jax.systems.balance import TOLERANCE, equal_load, logged_ad_share, mean_ad_share, resolution
 from ega_jax.training.checkpoint import write_json
 
 COLUMNS = (*REQUEST, "row")
@@ -110,9 +110,9 @@ def balanced(entry, columns, target, chunk, list_length):
   scale = "log" if entry.knob[0] > 0 else "linear"
   share = lambda knob: mean_ad_share(entry.system.with_knob(knob), columns, chunk)
   # Out of reach (the oracle keeps some ads at any price: they lift their neighbours): the nearer end, share reported.
-  least = 0.5 / (len(columns["row"]) * list_length)  # the share moves in steps of twice that
+  tolerance = max(TOLERANCE, resolution(len(columns["row"]), list_length))
   knob = equal_load(
-    share, target, *entry.knob, tolerance=max(TOLERANCE, least), scale=scale, max_trials=16, start=entry.system.knob
+    share, target, *entry.knob, tolerance=tolerance, scale=scale, max_trials=16, start=entry.system.knob
   ).knob
   system = entry.system.with_knob(knob)
   return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(knob,))

@@ -8,13 +8,12 @@ from ega_jax.data.pipeline import read_split
 from ega_jax.decoding.slate import Objective
 from ega_jax.stages.batches import REQUEST
 from ega_jax.systems import generation
-from ega_jax.systems.balance import equal_load, logged_ad_share, mean_ad_share
+from ega_jax.systems.balance import TOLERANCE, equal_load, logged_ad_share, mean_ad_share, resolution
 from ega_jax.systems.merge import ad_share, greedy_merge
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Request
 
 SAMPLE = 256
-NEAR = 0.003  # of the ad share: what the next stage starts from need not be what systems are compared at
 
 
 def market_constants(config, models, params):
@@ -57,11 +56,14 @@ def _alone(models, params, request):
   return np.asarray(jax.nn.sigmoid(jnp.max(logits, axis=-1)))
 
 
-def balanced_price(config, system):
+def balanced_price(config, system, tolerance=TOLERANCE):
   """Returns the slot price, in median bids, at which a system's ad share on validation is the logging policy's."""
   logs = read_split(config.data, "validation", ("shown_item", "is_ad", "explored"))
   chunk, total = config.evaluation.chunk, len(logs["is_ad"])
   count = max(min(config.evaluation.load_requests, total) // chunk, 1) * chunk
   columns = read_split(config.data, "validation", REQUEST, np.linspace(0, total - 1, count).astype(int))
   share = lambda price: mean_ad_share(system.with_knob(price), columns, chunk)
-  return equal_load(share, logged_ad_share(logs), -50.0, 200.0, tolerance=NEAR, scale="linear", start=system.knob).knob
+  tolerance = max(tolerance, resolution(count, config.list_length))
+  return equal_load(
+    share, logged_ad_share(logs), -50.0, 200.0, tolerance=tolerance, scale="linear", start=system.knob
+  ).knob
