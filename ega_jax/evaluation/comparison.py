@@ -3,7 +3,6 @@
 Totals per user are kept (npz) beside the figures (JSON), so that a report over seeds needs no model.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -18,13 +17,11 @@ from ega_jax.evaluation import audit, audit_views, equilibrium, load, market, ne
 from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.systems import evaluate_system
 from ega_jax.stages.batches import REQUEST
-from ega_jax.systems.balance import TOLERANCE, equal_load, logged_ad_share, mean_ad_share, resolution
+from ega_jax.systems.balance import logged_ad_share, mean_ad_share
 from ega_jax.training.checkpoint import write_json
 
 COLUMNS = (*REQUEST, "row")
 FIGURES = "figures.json"
-FRONTIER_STEPS = (-0.3, -0.15, 0.0, 0.15, 0.3)  # of the slot price, in median bids
-FRONTIER_FIGURES = ("ad_share", "true/welfare", "true/clicks", "true/ctr_poi")
 
 
 def sample(directory, split, count, chunk):
@@ -53,6 +50,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   priced = sample(config.data, "test", options.priced_requests, chunk)
   loaded = sample(config.data, "test", options.frontier_requests, chunk)
   target = logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
+  equal = load.EqualLoad(balancing, target, chunk, config.list_length)
   believe = reward_quality.evaluator(config, finals["policy"])
   os.makedirs(output, exist_ok=True)
   made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}
@@ -61,15 +59,15 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
     if entry.name in figures["systems"] and entry.name not in only:
       continue
     start, by_price = time.time(), entry.by_slot_price
-    entry = balanced(entry, balancing, target, chunk, config.list_length)
+    entry = equal.balanced(entry)
     if entry.system not in seen:  # rows may share a system, and differ by payments
-      points = frontier_points(entry.system, loaded, world, chunk) if by_price else []
+      points = load.frontier_points(entry.system, loaded, world, chunk) if by_price else []
       totals = evaluate_system(
         entry.system, payments.Free(), test, world, believe, sigma=config.value_sigma, chunk_size=chunk
       )
       seen[entry.system] = totals, {"frontier": points, "milliseconds": milliseconds(entry.system, loaded, chunk)}
     totals, of_system = seen[entry.system]
-    found = assess_entry(entry, config, world, believe, validation, priced, totals, output) | of_system
+    found = assess_entry(entry, config, world, believe, equal, validation, priced, totals, output) | of_system
     found |= {"parameters": entry.parameters, "seconds": time.time() - start}
     rows = figures["systems"] | {entry.name: found}
     figures["systems"] = {name: rows[name] for name in sorted(rows, key=(*config.systems, *rows).index)}
@@ -103,21 +101,6 @@ def kept_figures(output, made_by):
   return figures if all(figures.get(key) == value for key, value in made_by.items()) else None
 
 
-def balanced(entry, columns, target, chunk, list_length):
-  """Returns the entry with its knob set to the target ad share; payment rules follow their system."""
-  if not entry.knob:
-    return entry
-  scale = "log" if entry.knob[0] > 0 else "linear"
-  share = lambda knob: mean_ad_share(entry.system.with_knob(knob), columns, chunk)
-  # Out of reach (the oracle keeps some ads at any price: they lift their neighbours): the nearer end, share reported.
-  tolerance = max(TOLERANCE, resolution(len(columns["row"]), list_length))
-  knob = equal_load(
-    share, target, *entry.knob, tolerance=tolerance, scale=scale, max_trials=16, start=entry.system.knob
-  ).knob
-  system = entry.system.with_knob(knob)
-  return dataclasses.replace(entry, system=system, rule=entry.rule.on(system), knob=(knob,))
-
-
 def milliseconds(system, columns, chunk):
   """Returns the mean wall time of one request's allocation, `chunk` of `columns` at once, compiled before."""
   start = time.perf_counter()
@@ -125,17 +108,7 @@ def milliseconds(system, columns, chunk):
   return 1000 * (time.perf_counter() - start) / len(columns["row"])
 
 
-def frontier_points(system, columns, world, chunk):
-  """Returns `load.frontier` of a system around the slot price it is at: figures of test requests by ad load."""
-
-  def figures(price):
-    totals = evaluate_system(system.with_knob(price), payments.Free(), columns, world, chunk_size=chunk)
-    return {key: value for key, value in market.summarise(totals).items() if key in FRONTIER_FIGURES}
-
-  return load.frontier(figures, [system.knob + step for step in FRONTIER_STEPS])
-
-
-def assess_entry(entry, config, world, believe, validation, priced, totals, output):
+def assess_entry(entry, config, world, believe, equal, validation, priced, totals, output):
   """Returns the figures of one system; its totals go to OUTPUT/{name}.npz.
 
   totals: of `evaluate_system` on the test requests.
@@ -144,7 +117,7 @@ def assess_entry(entry, config, world, believe, validation, priced, totals, outp
   options, chunk = config.evaluation, config.evaluation.chunk
   paid = evaluate_system(entry.system, entry.rule, priced, world, believe, chunk_size=chunk)
   kept = {"test": totals, "priced": paid}
-  figures = {"note": entry.note, "knob": entry.knob[0] if entry.knob else entry.system.knob}
+  figures = {"note": entry.note, "knob": entry.system.knob}
   if not isinstance(entry.rule, payments.Free):
     auditing = audit.AuditOptions(
       num_requests=options.audited_requests, num_unshown=options.unshown, num_nodes=options.nodes,
@@ -159,13 +132,14 @@ def assess_entry(entry, config, world, believe, validation, priced, totals, outp
       num_requests=options.equilibrium_requests, num_unshown=options.unshown, sigma=config.value_sigma,
       requests_per_call=chunk, seed=config.seed,
     )  # fmt: skip
-    found = equilibrium.shading_equilibrium(entry.system, entry.rule, validation, world, shading)
+    setting = equal.by_bids(entry) if options.equilibrium_load == "equal" else lambda g: (entry.system, entry.rule)
+    found = equilibrium.shading_equilibrium(setting, validation, world, shading)
     figures |= {"shading": found.multiplier if found.converged else "none", "residual_gain": found.gain}
     if found.converged:
       kept["equilibrium"] = paid
       if found.multiplier != 1.0:
         kept["equilibrium"] = evaluate_system(
-          entry.system, entry.rule, priced, world, believe, shading=found.multiplier, chunk_size=chunk
+          *setting(found.multiplier), priced, world, believe, shading=found.multiplier, chunk_size=chunk
         )
   arrays = {f"{sample}/{key}": value for sample, some in kept.items() for key, value in market.by_user(some).items()}
   np.savez_compressed(os.path.join(output, f"{entry.name}.npz"), **arrays)

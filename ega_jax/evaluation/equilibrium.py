@@ -63,17 +63,19 @@ def _batch_utilities(system, rule, batch, ads, shading, multipliers, world, opti
   return np.take_along_axis((value[..., None] - price) * x, index, -1)
 
 
-def shading_equilibrium(system, rule, columns, world=None, options=None, *, multipliers=MULTIPLIERS, rounds=12):
+def shading_equilibrium(setting, columns, world=None, options=None, *, multipliers=MULTIPLIERS, rounds=12):
   """Returns the auction.equilibrium.ShadingEquilibrium of a system with its own payment rule, found on validation.
 
-  RPM (c) is then `evaluate_system(system, rule, test, world, shading=equilibrium.multiplier)`.
+  RPM (c) is then `evaluate_system(*setting(g), test, world, shading=g)`, g = equilibrium.multiplier.
+
+  Args: setting: g -> (system, rule) where all bid g * value: the same at every g, or at one ad load.
   """
   known = {}
 
   def utility(g, m):
     if g not in known:
       reports = np.unique(np.append(multipliers, g))
-      found = deviation_utilities(system, rule, columns, g, reports, world, options)
+      found = deviation_utilities(*setting(g), columns, g, reports, world, options)
       known[g] = dict(zip(reports.tolist(), found.tolist(), strict=True))
     return known[g][float(m)]
 

@@ -13,11 +13,14 @@ SAMPLES = {
   "test": ("true/welfare", "true/clicks", "true/ctr_poi", "true/ctr_poi_ads", "true/ctr_poi_organic", "true/ctr_img",
            "true/rpm_surplus", "model/ctr_poi", "ad_share"),
   "priced": ("true/rpm", "model/rpm"),
-  "equilibrium": ("true/rpm",),
+  "equilibrium": ("true/rpm", "ad_share"),
   "audited": ("true/rpm",),
 }  # fmt: skip
 
-RENAMED = {("equilibrium", "true/rpm"): "true/rpm_equilibrium", ("audited", "true/rpm"): "true/rpm_myerson"}
+RENAMED = {
+  ("equilibrium", "true/rpm"): "true/rpm_equilibrium", ("equilibrium", "ad_share"): "ad_share_equilibrium",
+  ("audited", "true/rpm"): "true/rpm_myerson",
+}  # fmt: skip
 OF_SYSTEM = ("shading", "residual_gain", "knob", "seconds", "parameters", "milliseconds")
 
 

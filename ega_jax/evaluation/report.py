@@ -20,6 +20,7 @@ COLUMNS = {
   "true/clicks": ("clicks / request", "{:.4f}"),
   "true/rpm_equilibrium": ("RPM (c) own rule, equilibrium", "{:.2f}"),
   "shading": ("g", "{:.3f}"),
+  "ad_share_equilibrium": ("ad share there", "{:.3f}"),
   "true/rpm_myerson": ("RPM (b) Myerson", "{:.2f}"),
   "true/rpm_surplus": ("virtual surplus / 1000 slots", "{:.2f}"),
   "true/rpm": ("RPM truthful", "{:.2f}"),
@@ -45,8 +46,8 @@ INCENTIVES = {
   "residual_gain": ("residual gain at g", "{:.2%}"),
 }
 DIFFERENCES = (
-  "true/welfare", "true/rpm_equilibrium", "true/rpm_myerson", "true/rpm_surplus", "true/ctr_poi", "true/ctr_img",
-  "true/rpm", "model/rpm",
+  "true/welfare", "true/rpm_equilibrium", "true/rpm_myerson", "true/rpm_surplus", "true/ctr_poi",
+  "true/ctr_img", "true/rpm", "model/rpm",
 )  # fmt: skip
 # EGA-V2 (arXiv 2505.17549v3), Tables 1 and 2: RPM, CTR-poi, CTR-img. Directions are compared, never levels.
 PAPER = {
@@ -182,9 +183,10 @@ def markdown(results, images=()):
 READING = (
   "Mean ± standard deviation over seeds. Clicks are the world's probabilities unless a heading says \"by model\". "
   "Welfare and clicks do not depend on payments. RPM under truthful bids flatters manipulable rules (first price most "
-  "of all): compare (b) and (c). The virtual surplus, on every test request, is not (b): it is the mean of the "
-  "integral before clipping, and lower where curves fall. Levels of the paper's tables are not comparable; the note "
-  "compares directions."
+  "of all): compare (b) and (c). For (c) the slot price is set anew for the bids of the equilibrium, so that ad loads "
+  "are equal there too, unless the ad share there says otherwise. The virtual surplus, on every test request, is not "
+  "(b): it is the mean of the integral before clipping, and lower where curves fall. Levels of the paper's tables are "
+  "not comparable; the note compares directions."
 )
 BETTER = (
   "Better or worse: the same sign in all seeds, and the user-clustered bootstrap 95% interval of each seed's paired "

@@ -24,6 +24,8 @@ from ega_jax.systems.profiles import (
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Request, Slate
 
+FULL_SWEEP = 8  # ads of a request whose own-bid curves take all of `sweep_prefixes`
+
 
 @functools.partial(jax.jit, static_argnames=("models",))
 def _prepare(models, params, request):
@@ -111,11 +113,12 @@ class EGASystem:
     equilibrium ask for the same curves at other bids.
     """
     request, bids, ads = Request.from_batch(batch), jnp.asarray(bids, jnp.float32), np.asarray(ads, np.int32)
+    num_ads = int((ads >= 0).sum(1).max(initial=1))
     columns, back = present_columns(ads)
     ads = jnp.asarray(np.take_along_axis(ads, columns, 1))
     nodes = jnp.asarray(np.take_along_axis(nodes, columns[..., None], 1), jnp.float32)
     cells = self._cells(request, ads, nodes)
-    find = lambda: self._own_bid_lists(request, bids, ads, distinct_columns(cells)[0])
+    find = lambda: self._own_bid_lists(request, bids, ads, distinct_columns(cells)[0], num_ads)
     lists = self._kept.get((request, bids, ads), find, lambda known: known.place(cells) is not None)
     slate = choose_own_bid(
       self.options, request, lists.found, lists.creatives, lists.theta, bids, ads, nodes,
@@ -123,16 +126,24 @@ class EGASystem:
     )  # fmt: skip
     return jax.tree.map(lambda leaf: np.take_along_axis(np.asarray(leaf), back[..., None, None], 1), slate)
 
-  def _own_bid_lists(self, request, bids, ads, cells) -> OwnBidLists:
-    """Returns the lists of ads i32[B, A] whose own bids proposals see as cells f32[B, A, D]."""
+  def _own_bid_lists(self, request, bids, ads, cells, num_ads) -> OwnBidLists:
+    """Returns the lists of ads i32[B, A] whose own bids proposals see as cells f32[B, A, D].
+
+    num_ads: the most that a request has. Time goes by slots, and few ads bring forth few prefixes; where they do not
+    fit the ads are halved, down to one with all slots.
+    """
     prepared = _prepare(self.models, self.params, request)
     if self.options.bid_free:
       profiles = own_bid_profiles(bids, ads, jnp.asarray(cells))
       found = _propose(self.models, self.options, self.params, prepared, profiles, self.lists)
     else:
-      propose = lambda ads, cells: propose_own_bids(
-        self.models, self.options, self.params, prepared, bids, ads, cells, self.sweep_lists
-      )  # fmt: skip
+      slots = self.sweep_lists.max_prefixes * min(-(-num_ads // 2) * 2, FULL_SWEEP) // FULL_SWEEP
+      few = dataclasses.replace(self.sweep_lists, max_prefixes=max(slots, self.lists.num_lists))
+
+      def propose(ads, cells):
+        lists = self.sweep_lists if ads.shape[1] == 1 else few
+        return propose_own_bids(self.models, self.options, self.params, prepared, bids, ads, cells, lists)
+
       found = allocate_in_chunks(propose, ads, jnp.asarray(cells))
     return OwnBidLists(cells, found, *self._believe(prepared, found.items, many=True))
 

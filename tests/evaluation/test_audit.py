@@ -205,14 +205,14 @@ def test_equilibrium_of_a_truthful_rule_is_truth():
   world = toy.ToyWorld(num_requests=40)
   affine = toy.AffineMaximiser(world, num_lists=30)
   for rule in (toy.PivotPayment(affine), payments.myerson(affine)):
-    found = equilibrium.shading_equilibrium(affine, rule, world.columns, options=SHADING)
+    found = equilibrium.shading_equilibrium(lambda g, rule=rule: (affine, rule), world.columns, options=SHADING)
     assert found.converged and found.multiplier == 1.0 and found.gain < 0.01
 
 
 def test_equilibrium_of_first_price_shades():
   world = toy.ToyWorld(num_requests=40)
   affine = toy.AffineMaximiser(world, num_lists=30)
-  found = equilibrium.shading_equilibrium(affine, payments.FirstPrice(), world.columns, options=SHADING)
+  found = equilibrium.shading_equilibrium(lambda g: (affine, payments.FirstPrice()), world.columns, options=SHADING)
   assert found.path[1] < 0.85
   if found.converged:
     assert 0.3 <= found.multiplier < 0.8
@@ -262,8 +262,8 @@ def test_first_price_between_two_uniform_bidders_shades_to_one_half():
     "value_mu": np.full((count, 2), -1.0, np.float32),
   }  # fmt: skip
   options = equilibrium.EquilibriumOptions(num_requests=count, num_unshown=2, requests_per_call=500)
-  found = equilibrium.shading_equilibrium(HighestBid(), payments.FirstPrice(), columns, options=options)
+  found = equilibrium.shading_equilibrium(lambda g: (HighestBid(), payments.FirstPrice()), columns, options=options)
   assert found.converged and 0.45 <= found.multiplier <= 0.58
   second_price = payments.slot_threshold(HighestBid(), num_nodes=100)
-  found = equilibrium.shading_equilibrium(HighestBid(), second_price, columns, options=options)
+  found = equilibrium.shading_equilibrium(lambda g: (HighestBid(), second_price), columns, options=options)
   assert found.converged and found.multiplier == 1.0

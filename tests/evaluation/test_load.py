@@ -1,12 +1,13 @@
 """Equal ad load: a search on monotone knobs, honest about steps and unreachable targets."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 import oracles_evaluation as toy
-from ega_jax.evaluation import load, market, payments, systems
+from ega_jax.evaluation import lineup, load, market, payments, systems
 from ega_jax.systems import balance
 
 
@@ -71,3 +72,41 @@ def test_logged_share_leaves_exploration_out():
     "is_ad": np.array([[False, False, True]] * 3),
   }
   assert balance.logged_ad_share(logs) == pytest.approx(2 / 5)
+
+
+class Priced(toy.RankByBid):
+  """RankByBid as a system with a knob."""
+
+  @property
+  def knob(self):
+    return self.organic_weight
+
+  def with_knob(self, knob):
+    return Priced(self.world, knob)
+
+
+class Follows(payments.FirstPrice):
+  """A rule that follows its system."""
+
+  def __init__(self, system):
+    self.system = system
+
+  def on(self, system):
+    return Follows(system)
+
+
+def test_the_load_is_set_anew_for_shaded_bids():
+  world = toy.ToyWorld(num_requests=60)
+  entry = lineup.Entry("rank", Priced(world, 1.0), payments.FirstPrice(), knob=(0.01, 100.0))
+  entry = dataclasses.replace(entry, rule=Follows(entry.system))
+  equal = load.EqualLoad(world.columns, 0.5, 20, 4)
+  balanced = equal.balanced(entry)
+  setting = equal.by_bids(balanced)
+  share = lambda system, g: balance.mean_ad_share(system, world.columns, 20, g)
+  assert abs(share(balanced.system, 1.0) - 0.5) <= 0.01
+  assert setting(1.0) == (balanced.system, balanced.rule)
+  system, rule = setting(0.5)
+  assert rule.system is system and setting(0.5)[0] is system  # computed once
+  assert abs(share(system, 0.5) - 0.5) <= 0.01 < abs(share(balanced.system, 0.5) - 0.5)
+  learned = dataclasses.replace(balanced, rule=payments.FirstPrice())  # has no `on`: it prices one allocation
+  assert equal.by_bids(learned)(0.5) == (balanced.system, learned.rule)
