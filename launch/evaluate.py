@@ -1,9 +1,11 @@
 """Evaluates trained runs: every system at equal ad load, its payments and incentives, as a table and a report.
 
 python -m launch.evaluate --workdir=DIR[,DIR..] --output=FILE.json [--systems=EGA,MCA] [--report_only]
+  [--config.evaluation.requests=100 ..]
 One workdir per seed. Writes DIR/evaluation/ for each, FILE.json with all figures, and report.md with its plots beside
 it. The same command goes on with what a killed one had not evaluated yet, if commit, config and parameters are the
-same; systems that are named are evaluated anew. Exit codes: 0; 1 if the run failed; 2 for bad input.
+same; systems that are named are evaluated anew. The config is the run's own but for keys of `evaluation` and `systems`.
+Exit codes: 0; 1 if the run failed; 2 for bad input.
 """
 
 from pathlib import Path
@@ -12,7 +14,7 @@ from absl import flags
 
 from ega_jax.evaluation import over_seeds, report
 from ega_jax.evaluation.comparison import evaluate_seed
-from launch import binary
+from launch import binary, experiment
 from launch.finished import load_run
 
 
@@ -26,13 +28,17 @@ def define_flags():
 
 def main(overrides):
   """Returns the exit code."""
-  if overrides:
-    raise ValueError(f"{overrides[0]!r} is unknown here: the config is the run's own")
+  for argument in overrides:
+    if not argument.startswith(("--config.evaluation.", "--config.systems=")):
+      raise ValueError(f"{argument}: the config is the run's own; allowed: --config.evaluation.KEY, --config.systems")
   values = flags.FLAGS
   folders = [str(Path(workdir) / "evaluation") for workdir in values.workdir]
   for workdir, folder in zip(values.workdir, folders, strict=True):
     if not values.report_only:
       config, finals = load_run(workdir)
+      with config.unlocked():
+        for argument in overrides:
+          experiment.override(config, argument)
       evaluate_seed(config, finals, folder, only=values.systems, commit=binary.provenance()["commit"])
   results = over_seeds.results(folders, title="EGA and its baselines", **binary.provenance())
   binary.write_report(values.output, report.plain(results))

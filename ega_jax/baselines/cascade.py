@@ -12,6 +12,7 @@ import numpy as np
 
 from ega_jax.decoding.neighbours import moves, neighbours
 from ega_jax.systems import generation
+from ega_jax.systems.choice import Options, score_bids
 from ega_jax.systems.distinct import ListClicks
 from ega_jax.systems.merge import greedy_merge
 from ega_jax.systems.rows import at_items
@@ -51,14 +52,16 @@ class Cascade:
     num_lists: N_S of MCA+R; 0 shows the greedy list.
     recall_size: ads that reach the ranker; 0: all.
     clicks: ListClicks, which the same cascade at other ad loads shares; None for one of its own.
+    options: what a bid is worth to the list score; None: itself.
   """
 
   def __init__(self, name, ranker, params, list_length, *, models=None, slots="greedy", fixed_ads=3.0, num_lists=0,
-               swap_distance=3, recall_size=0, clicks=None):  # fmt: skip
+               swap_distance=3, recall_size=0, clicks=None, options=None):  # fmt: skip
     self.name, self.ranker, self.params, self.list_length = name, ranker, params, list_length
     self.settings = {
       "models": models, "slots": slots, "fixed_ads": fixed_ads, "num_lists": num_lists,
       "swap_distance": swap_distance, "recall_size": recall_size, "clicks": clicks or ListClicks(models, params),
+      "options": options or Options(),
     }  # fmt: skip
     self.models, self.slots, self.fixed_ads, self.num_lists = models, slots, fixed_ads, num_lists
     self.recall_size, self._clicks = recall_size, self.settings["clicks"]
@@ -90,6 +93,7 @@ class Cascade:
     """Returns the Slate [B, G, K] of bids f[B, G, C] per click."""
     request, bids = Request.from_batch(batch), jnp.asarray(bids, jnp.float32)
     request = jax.tree.map(jnp.asarray, request)
+    bids = score_bids(self.settings["options"], request, bids)
     pctr, recall, creative = _rank(self.ranker, self.params, request)
     valid = _recalled(recall, request.is_ad, request.valid, self.recall_size)
     worth = self.objective.worth(pctr[:, None], bids, request.is_ad[:, None])

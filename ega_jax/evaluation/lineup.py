@@ -67,9 +67,15 @@ def builders(config, finals, world):
   gsp = lambda system: payments.slot_threshold(system, **on_nodes)
   with_gsp = lambda name, system, note, *knob: Entry(name, system, gsp(system), note, *knob)
 
-  def cascade(name, note, knob=LOADS, **settings):
-    system = Cascade(name, recipe.build_ranker(config), finals["ranker"], length, models=models, **settings)
+  def cascade(name, note, knob=LOADS, market=(), **settings):
+    params = {**finals["ranker"], "market": {**finals["ranker"]["market"], **dict(market)}}
+    system = Cascade(name, recipe.build_ranker(config), params, length, models=models, **settings)
     return with_gsp(name, system, note, knob)
+
+  def cascade_by_ega():
+    market = {"organic_weight": finals["policy"]["market"]["organic_weight"]}
+    settings = {"num_lists": num_lists, "options": recipe.bid_options(config)}
+    return cascade("MCA+R-objective", "MCA+R by EGA's exchange rate and virtual share", market=market, **settings)
 
   def ega(name, stage="policy", **options):
     return recipe.ega_system(config, models, finals[stage], Options(value_sigma=config.value_sigma, **options), name)
@@ -112,6 +118,7 @@ def builders(config, finals, world):
     ),
     "MCA": lambda: cascade("MCA", "slots by b * pCTR"),
     "MCA+R": lambda: cascade("MCA+R", f"best of {num_lists} neighbours by the reward model", num_lists=num_lists),
+    "MCA+R-objective": cascade_by_ega,
     "GR": lambda: with_gsp("GR", ListGeneration("GR", free("GR")), "bid-free lists, ads ranked by b * pCTR"),
     "GR+R": lambda: with_gsp("GR+R", free("GR+R"), f"best of {num_lists} bid-free lists by the reward model"),
     "EGA": lambda: learned("EGA", "payment", "price", "learned price"),

@@ -103,8 +103,13 @@ def stages(config, workdir, models=None):
 
 def ega_system(config, models, params, options=None, name="EGA") -> EGASystem:
   """Returns EGA with the generator, reward model and ad-load knob of `params`; options None: those of the config."""
-  options = options or Options(value_sigma=config.value_sigma, virtual=config.policy.virtual_share)
+  options = options or bid_options(config)
   return EGASystem(name, models, params, list_config(config), options, sweep_prefixes=config.sweep_prefixes)
+
+
+def bid_options(config) -> Options:
+  """Returns what a bid is worth to EGA's list score."""
+  return Options(value_sigma=config.value_sigma, virtual=config.policy.virtual_share)
 
 
 def learned_payment(config, system, form, params, name="payment") -> LearnedPayment:

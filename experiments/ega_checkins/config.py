@@ -14,6 +14,7 @@ def get_config():
   config.policy.exchange_rate = 0.75  # this and the next: BUILD_NOTES.md, "EGA's own objective"
   config.policy.virtual_share = 0.15
   config.pretrain.steps = 500
+  config.systems += ("MCA+R-objective",)
   return config
 
 

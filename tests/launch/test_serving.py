@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 import tiny_run
+from ega_jax.auction.bidding import lognormal_virtual_bid
+from ega_jax.baselines.cascade import Cascade
 from ega_jax.data.pipeline import read_catalog
 from ega_jax.data.requests import read_requests
-from ega_jax.evaluation import comparison, over_seeds, report
+from ega_jax.evaluation import comparison, lineup, over_seeds, report
 from ega_jax.evaluation.comparison import evaluate_seed
-from launch import finished, generate
+from launch import evaluate, finished, generate
 
 
 def _served(payment="price", size=4):
@@ -70,14 +72,14 @@ def test_bad_requests_end_with_two_and_write_nothing(tmp_path):
 def test_evaluation_writes_figures_and_a_report(tmp_path):
   workdir, _ = tiny_run.trained()
   config, finals = finished.load_run(workdir)
-  said, evaluate = [], lambda **how: evaluate_seed(config, finals, str(tmp_path / "seed"), commit="1", **how)
-  figures = evaluate(only=("popularity", "MCA", "EGA"))
+  said, assess = [], lambda **how: evaluate_seed(config, finals, str(tmp_path / "seed"), commit="1", **how)
+  figures = assess(only=("popularity", "MCA", "EGA"))
   assert list(figures["systems"]) == ["popularity", "MCA", "EGA"]
   points = figures["systems"]["MCA"]["frontier"]
   assert len(points) == 5 and points[0]["ad_share"] < points[-1]["ad_share"] and points[0]["knob"] > points[-1]["knob"]
   assert len(figures["systems"]["EGA"]["frontier"]) == 5 and not figures["systems"]["popularity"]["frontier"]
-  assert evaluate(say=said.append) == json.loads(json.dumps(figures)) and not said  # nothing left to do
-  evaluate(only=("popularity",), say=said.append)
+  assert assess(say=said.append) == json.loads(json.dumps(figures)) and not said  # nothing left to do
+  assess(only=("popularity",), say=said.append)
   assert len(said) == 1 and said[0].startswith("popularity")
   made_by = {key: figures[key] for key in ("commit", "config", "parameters")}
   assert comparison.kept_figures(tmp_path / "seed", made_by)["systems"].keys() == figures["systems"].keys()
@@ -100,6 +102,28 @@ def test_evaluation_writes_figures_and_a_report(tmp_path):
   assert set(results["frontier"]) == {"MCA", "EGA"} and (tmp_path / "out" / "frontier.png").is_file()
   with pytest.raises(ValueError, match="'EGA2' is unknown; allowed: .*EGA"):
     evaluate_seed(config, finals, str(tmp_path / "seed"), only=("EGA2",))
+
+
+def test_the_cascade_by_egas_objective_sees_its_rate_and_its_bids():
+  config, finals = finished.load_run(tiny_run.trained()[0])
+  plain, own = (entry.system for entry in lineup.systems(config, finals, only=("MCA+R", "MCA+R-objective")))
+  assert own.objective.organic_weight == pytest.approx(0.9 * plain.objective.organic_weight)
+  batch = comparison.sample(config.data, "test", 8, 8)
+  bids = 3 * batch["bid"][:, None]
+  phi = np.asarray(lognormal_virtual_bid(bids, batch["value_mu"][:, None], config.value_sigma))
+  mixed = np.where(batch["is_ad"][:, None], 0.9 * bids + 0.1 * phi, 0.0)
+  market = {**plain.params["market"], "organic_weight": np.float32(own.objective.organic_weight)}
+  same = Cascade("same", plain.ranker, {**plain.params, "market": market}, config.list_length, models=plain.models,
+                 num_lists=config.lists.num_lists)  # fmt: skip
+  found, expected = own.allocate(batch, bids), same.allocate(batch, mixed)
+  np.testing.assert_array_equal(found.items, expected.items)
+  assert (found.items != plain.allocate(batch, bids).items).any()
+
+
+def test_only_what_concerns_an_evaluation_can_be_changed_for_it():
+  for argument in ("--config.seed=1", "--config.reward.steps=2"):
+    with pytest.raises(ValueError, match="the config is the run's own; allowed: --config.evaluation.KEY"):
+      evaluate.main([argument])
 
 
 def test_a_digest_tells_parameters_apart():

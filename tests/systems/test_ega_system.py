@@ -55,7 +55,7 @@ def test_a_sweep_is_the_allocation_of_each_profile(bid_free):
   ads, table = _sweep_of(system, batch, system.allocate(batch, bids))
   rows = np.arange(len(ads))
   column = (ads >= 0).argmax(1)  # one ad of every request
-  assert (ads[rows, column] >= 0).sum() >= 4
+  assert (ads[rows, column] >= 0).sum() >= 2
   for node in (0, 3, 6):
     changed = batch["bid"].copy()
     own = ads[rows, column]
