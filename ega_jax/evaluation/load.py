@@ -33,12 +33,12 @@ class EqualLoad:
     Ads that bid less are fewer at the same price, which then is a reserve: the systems would no longer be compared at
     one load. A rule that is learned for one allocation keeps it.
     """
-    known = {1.0: entry}
+    known, learned = {1.0: entry}, not hasattr(entry.rule, "on")
 
     def at(shading):
       if shading not in known:
-        bracket = entry.knob or LOADS
-        known[shading] = self._at(entry, bracket, shading, NEAR) if hasattr(entry.rule, "on") else entry
+        last = next(reversed(known.values()))  # g moves in small steps
+        known[shading] = entry if learned else self._at(last, entry.knob or LOADS, shading, NEAR)
       return known[shading].system, known[shading].rule
 
     return at

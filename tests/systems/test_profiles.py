@@ -11,6 +11,7 @@ from ega_jax.decoding.lists import ListConfig, proposal_bids
 from ega_jax.evaluation import payments
 from ega_jax.stages import recipe
 from ega_jax.systems import profiles
+from ega_jax.systems.choice import Options
 
 
 def test_proposals_see_bids_to_the_nearest_power():
@@ -53,8 +54,9 @@ def test_distinct_columns_lose_nothing():
 def inside():
   """Returns (system, batch, ads i[B, A], nodes f[B, A, 12]): own bids across three cells, four in each."""
   batch = tiny_run.requests_of_test()
-  system = recipe.ega_system(tiny_run.config(), tiny_run.models(), tiny_run.trained()[1]["policy"])
-  items =  system.allocate(batch, batch["bid"][:, None]).items[:, 0]
+  # Plain bids: with a share of virtual ones the cells are of the mixture.
+  system = recipe.ega_system(tiny_run.config(), tiny_run.models(), tiny_run.trained()[1]["policy"], Options())
+  items = system.allocate(batch, batch["bid"][:, None]).items[:, 0]
   ads = np.where(np.take_along_axis(batch["is_ad"], items, 1), items, -1)
   scale = float(system.params["market"]["bid_scale"])
   power = np.concatenate([k + np.linspace(-0.49, 0.49, 4) for k in range(3)])
@@ -75,7 +77,7 @@ def test_what_moves_between_cells_is_the_choice(inside):
   scale = float(system.params["market"]["bid_scale"])
   power = np.round(np.log2(np.maximum(batch["bid"], 1e-6) / scale))
   powers = np.where(power < -2, 0, scale * 2.0**power).astype(np.float32)
-  paper = recipe.ega_system(tiny_run.config(), tiny_run.models(), system.params)
+  paper = recipe.ega_system(tiny_run.config(), tiny_run.models(), system.params, Options())
   paper.lists = dataclasses.replace(paper.lists, bid_cell=1.0)
   one, other = (s.allocate(batch | {"bid": powers}, powers[:, None]) for s in (system, paper))
   np.testing.assert_array_equal(one.items, other.items)
