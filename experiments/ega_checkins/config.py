@@ -15,6 +15,8 @@ def get_config():
   config.policy.virtual_share = 0.15
   config.pretrain.steps = 500
   config.systems += ("MCA+R-objective",)
+  config.evaluation.requests = 3000
+  config.evaluation.priced_requests = 600
   return config
 
 
