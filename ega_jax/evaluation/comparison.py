@@ -43,6 +43,8 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
     commit: of the code; where it is "unknown" or "+uncommitted" nothing is kept.
   """
   options, chunk = config.evaluation, config.evaluation.chunk
+  if options.equilibrium_load not in ("equal", "fixed"):
+    raise ValueError(f"config.evaluation.equilibrium_load is {options.equilibrium_load!r}; allowed: 'equal', 'fixed'")
   world = World.load(os.path.join(config.data, "truth", "world.npz"))
   validation = sample(config.data, "validation", options.validation_requests, chunk)
   balancing = sample(config.data, "validation", options.load_requests, chunk)

@@ -12,10 +12,9 @@ from ega_jax.evaluation import payments
 from ega_jax.evaluation.oracle import Oracle, PopularityFloor
 from ega_jax.stages import recipe
 from ega_jax.systems import generation
+from ega_jax.systems.balance import LOADS
 from ega_jax.systems.ega import Options
 from ega_jax.systems.payment import PivotPayment
-
-LOADS = (-50.0, 200.0)  # slot prices in median bids between which the knob of the ad load is sought
 
 
 @dataclasses.dataclass(frozen=True)

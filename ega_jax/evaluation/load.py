@@ -3,9 +3,8 @@
 import dataclasses
 
 from ega_jax.evaluation import market, payments
-from ega_jax.evaluation.lineup import LOADS
 from ega_jax.evaluation.systems import evaluate_system
-from ega_jax.systems.balance import NEAR, TOLERANCE, equal_load, mean_ad_share, resolution
+from ega_jax.systems.balance import LOADS, NEAR, TOLERANCE, balanced_knob
 
 FRONTIER_STEPS = (-0.3, -0.15, 0.0, 0.15, 0.3)  # of the slot price, in median bids
 FRONTIER_FIGURES = ("ad_share", "true/welfare", "true/clicks", "true/ctr_poi")
@@ -44,14 +43,11 @@ class EqualLoad:
     return at
 
   def _at(self, entry, bracket, shading, tolerance):
-    scale = "log" if bracket[0] > 0 else "linear"
-    share = lambda knob: mean_ad_share(entry.system.with_knob(knob), self.columns, self.chunk, shading)
-    tolerance = max(tolerance, resolution(len(self.columns["row"]), self.list_length))
-    # Out of reach (the oracle keeps some ads at any price: they lift their neighbours): the nearer end, share reported.
-    found = equal_load(
-      share, self.target, *bracket, tolerance=tolerance, scale=scale, max_trials=16, start=entry.system.knob
-    )
-    system = entry.system.with_knob(found.knob)
+    knob = balanced_knob(
+      entry.system, self.columns, self.target, self.chunk, self.list_length, bracket=bracket, tolerance=tolerance,
+      shading=shading,
+    )  # fmt: skip
+    system = entry.system.with_knob(knob)
     return dataclasses.replace(entry, system=system, rule=entry.rule.on(system))
 
 

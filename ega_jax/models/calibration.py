@@ -6,6 +6,9 @@ from flax import linen as nn
 
 from ega_jax.nn.linear import partitioned
 
+LEVEL = 1.0  # variance of a kind's level: next to no prior
+LEAST = 1e-8  # least variance of an effect
+
 
 class Calibration(nn.Module):
   """Returns {"scale" f32[1], "bias" f32[2, K]}; held fixed in training by a stage's `trainable`."""
@@ -61,10 +64,6 @@ def fit_calibration(logits, clicks, is_ad, where=None, *, steps=100):
       break
   bias = (effects @ parameters[1:]).reshape(2, length)
   return {"scale": parameters[:1].astype(np.float32), "bias": bias.astype(np.float32)}
-
-
-LEVEL = 1.0  # variance of a kind's level: next to no prior
-LEAST = 1e-8  # least variance of an effect
 
 
 def _effects(length):

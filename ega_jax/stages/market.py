@@ -8,7 +8,7 @@ from ega_jax.data.pipeline import read_split
 from ega_jax.decoding.slate import Objective
 from ega_jax.stages.batches import REQUEST
 from ega_jax.systems import generation
-from ega_jax.systems.balance import TOLERANCE, equal_load, logged_ad_share, mean_ad_share, resolution
+from ega_jax.systems.balance import LOADS, TOLERANCE, balanced_knob, equal_load, logged_ad_share
 from ega_jax.systems.merge import ad_share, greedy_merge
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Request
@@ -41,7 +41,7 @@ def market_constants(config, models, params):
     score = Objective(weight, price * bid_scale).worth(theta, request.bid, request.is_ad)
     return float(ad_share(greedy_merge(score[:, None], request.is_ad, valid, config.list_length), request.is_ad))
 
-  found = equal_load(share, target, -50.0, 200.0, tolerance=1e-4, max_trials=40, scale="linear", start=0.0)
+  found = equal_load(share, target, *LOADS, tolerance=1e-4, max_trials=40, scale="linear", start=0.0)
   constants = {"bid_scale": bid_scale, "organic_weight": weight, "slot_price": found.knob}
   return {name: jnp.float32(value) for name, value in constants.items()}
 
@@ -62,8 +62,4 @@ def balanced_price(config, system, tolerance=TOLERANCE):
   chunk, total = config.evaluation.chunk, len(logs["is_ad"])
   count = max(min(config.evaluation.load_requests, total) // chunk, 1) * chunk
   columns = read_split(config.data, "validation", REQUEST, np.linspace(0, total - 1, count).astype(int))
-  share = lambda price: mean_ad_share(system.with_knob(price), columns, chunk)
-  tolerance = max(tolerance, resolution(count, config.list_length))
-  return equal_load(
-    share, logged_ad_share(logs), -50.0, 200.0, tolerance=tolerance, scale="linear", start=system.knob
-  ).knob
+  return balanced_knob(system, columns, logged_ad_share(logs), chunk, config.list_length, tolerance=tolerance)

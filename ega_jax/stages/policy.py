@@ -49,7 +49,7 @@ def policy_stage(
     request = Request.from_batch(batch)
     prepared = generation.prepare(models, params, request)
     scale = params["market"]["bid_scale"]
-    worth = score_bids(served, request, request.bid[:, None])[:, 0]
+    worth = score_bids(served, request, request.bid)
     bids = generation.expected_bids(request, config.value_sigma) if bid_free else token_bids(served, worth)
     scaled = dataclasses.replace(generation.in_market(lists, params["market"]), max_prefixes=0)
     scaled = dataclasses.replace(scaled, bid_cell=1.0) if bid_free else scaled

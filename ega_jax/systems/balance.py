@@ -9,6 +9,7 @@ from ega_jax.systems.merge import ad_share
 
 TOLERANCE = 0.001  # of the ad share, when systems are compared: .01 moves welfare by 2%
 NEAR = 0.003  # of the ad share, where what follows starts from it and sets it again
+LOADS = (-50.0, 200.0)  # slot prices in median bids between which the knob of the ad load is sought
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +91,21 @@ def logged_ad_share(logs):
   return float(ad_share(logs["shown_item"][chosen][:, None], logs["is_ad"][chosen]))
 
 
-def resolution(num_requests, list_length):
-  """Returns the least tolerance that makes sense: half of the steps in which an ad share of that many lists moves."""
-  return 0.5 / (num_requests * list_length)
+def balanced_knob(system, columns, target, chunk, list_length, *, bracket=LOADS, tolerance=TOLERANCE, shading=1.0):
+  """Returns the knob, within `bracket`, at which a system of lists of K = list_length shows a share `target` of ads.
+
+  The search starts at the knob that the system has; a bracket of positive knobs is searched by their logarithm. No
+  tolerance is less than half of the steps in which the share of so many lists moves. Out of reach (an oracle keeps some
+  ads at any price: they lift their neighbours) it is the nearer end.
+
+  Args: columns, chunk, shading: of `mean_ad_share`.
+  """
+  share = lambda knob: mean_ad_share(system.with_knob(knob), columns, chunk, shading)
+  least = 0.5 / (len(columns["is_ad"]) * list_length)
+  scale = "log" if bracket[0] > 0 else "linear"
+  return equal_load(
+    share, target, *bracket, tolerance=max(tolerance, least), scale=scale, max_trials=16, start=system.knob
+  ).knob
 
 
 def mean_ad_share(system, columns, chunk, shading=1.0):

@@ -29,11 +29,16 @@ class Options:
 
 
 def score_bids(options, request, bids, ads=None):
-  """Returns what an ad is worth to the list score: its bid, mixed with its virtual bid (negative ones count)."""
+  """Returns what an ad is worth to the list score: its bid, mixed with its virtual bid (negative ones count).
+
+  Args: bids f[B, C] or f[B, G, C], or own bids f[B, A, G] of ads i32[B, A].
+  """
   if not options.virtual:
     return bids
   mu = request.value_mu if ads is None else jnp.take_along_axis(request.value_mu, jnp.maximum(ads, 0), axis=1)
-  phi = lognormal_virtual_bid(bids, mu[:, None] if ads is None else mu[..., None], options.value_sigma)
+  if bids.ndim > mu.ndim:
+    mu = mu[:, None] if ads is None else mu[..., None]
+  phi = lognormal_virtual_bid(bids, mu, options.value_sigma)
   return phi if options.virtual == 1.0 else (1.0 - options.virtual) * bids + options.virtual * phi
 
 
@@ -72,7 +77,7 @@ def choose_own_bid(options, request, found, creatives, theta, bids, ads, nodes, 
   exists = found.items >= 0
   at = jnp.maximum(found.items, 0)
   is_ad = take_rows(request.is_ad, at)
-  others = take_rows(score_bids(options, request, bids[:, None])[:, 0], at)
+  others = take_rows(score_bids(options, request, bids), at)
   own = (found.items[:, None] == ads[..., None, None]) & exists[:, None]  # [B, A, U, K]
   worth = jnp.where(exists, objective.worth(theta, others, is_ad), 0.0)
   worth = jnp.sum(jnp.where(own, -objective.slot_price, worth[:, None]), -1)  # [B, A, U], the ad bidding 0

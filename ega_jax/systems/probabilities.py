@@ -29,7 +29,7 @@ def shown_probabilities(system, batch, bids, slate):
   """
   lists = generation.in_market(system.lists, system.params["market"])
   request = Request.from_batch(batch)
-  first = token_bids(system.options, score_bids(system.options, request, jnp.asarray(bids[:, :1], jnp.float32))[:, 0])
+  first = token_bids(system.options, score_bids(system.options, request, jnp.asarray(bids[:, 0], jnp.float32)))
   if system.options.bid_free:
     first = generation.expected_bids(request, system.options.value_sigma)
   return np.asarray(_list_z(system.models, system.params, request, jnp.asarray(slate.items[:, 0]), first, lists))

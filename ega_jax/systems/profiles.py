@@ -75,7 +75,7 @@ def propose_own_bids(models, options, params, prepared, bids, ads, moved, lists)
   config = generation.in_market(lists, params["market"])
   length = config.list_length * prepared.table.codes.shape[-1]
   decoder = generation.decoder(models, params, prepared.memory, length)
-  base = token_bids(options, score_bids(options, prepared.request, bids[:, None])[:, 0])
+  base = token_bids(options, score_bids(options, prepared.request, bids))
   return own_bid_sweep(decoder, prepared.table, base, ads, moved, prepared.prior, config)
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from ega_jax.data.pipeline import read_catalog
 from ega_jax.data.requests import read_requests
 from ega_jax.evaluation import comparison, lineup, over_seeds, report
 from ega_jax.evaluation.comparison import evaluate_seed
-from launch import evaluate, finished, generate
+from launch import evaluate, experiment, finished, generate
 
 
 def _served(payment="price", size=4):
@@ -124,6 +125,22 @@ def test_only_what_concerns_an_evaluation_can_be_changed_for_it():
   for argument in ("--config.seed=1", "--config.reward.steps=2"):
     with pytest.raises(ValueError, match="the config is the run's own; allowed: --config.evaluation.KEY"):
       evaluate.main([argument])
+  config, finals = finished.load_run(tiny_run.trained()[0])
+  with config.unlocked():
+    experiment.override(config, "--config.evaluation.equilibrium_load=half")
+  with pytest.raises(ValueError, match="'half'; allowed: 'equal', 'fixed'"):
+    evaluate_seed(config, finals, "unused")
+
+
+def test_changed_settings_reach_the_evaluation(monkeypatch, tmp_path):
+  seen = []
+  monkeypatch.setattr(evaluate, "evaluate_seed", lambda config, *args, **how: seen.append(config))
+  monkeypatch.setattr(evaluate.over_seeds, "results", lambda *args, **how: 1 / 0)
+  values = {"workdir": [tiny_run.trained()[0]], "systems": [], "report_only": False, "output": ""}
+  monkeypatch.setattr(evaluate.flags, "FLAGS", types.SimpleNamespace(**values))
+  with pytest.raises(ZeroDivisionError):
+    evaluate.main(["--config.evaluation.requests=16", "--config.systems=('MCA',)"])
+  assert seen[0].evaluation.requests == 16 and tuple(seen[0].systems) == ("MCA",)
 
 
 def test_a_digest_tells_parameters_apart():
