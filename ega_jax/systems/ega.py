@@ -24,12 +24,16 @@ from ega_jax.systems.profiles import (
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Request, Slate
 
+PREPARED = 2**28  # bytes of prepared requests that are kept: some 900 of New York
 FULL_SWEEP = 8  # ads of a request whose own-bid curves take all of `sweep_prefixes`
 
 
 @functools.partial(jax.jit, static_argnames=("models",))
 def _prepare(models, params, request):
   return generation.prepare(models, params, request)
+
+
+_charged = jax.jit(generation.charged)
 
 
 @functools.partial(jax.jit, static_argnames=("models", "options"))
@@ -54,12 +58,14 @@ class EGASystem:
     models: generation.Models.
     params: the tree with "catalog", "ids", "generator", "reward", "market".
     lists: ListConfig of one profile; `sweep_prefixes` slots are used for sweeps.
-    clicks: ListClicks of sweeps and bid-free lists, shared with other ad loads; None: one of its own.
+    shared: (ListClicks of sweeps and bid-free lists, Kept prepared requests): what the same system at other ad loads
+      shares; None: its own.
   """
 
-  def __init__(self, name, models, params, lists: ListConfig, options=None, *, sweep_prefixes=1024, clicks=None):
+  def __init__(self, name, models, params, lists: ListConfig, options=None, *, sweep_prefixes=1024, shared=None):
     self.name = name
-    self._clicks = clicks or ListClicks(models, params)
+    self._shared = shared or (ListClicks(models, params), Kept(PREPARED))
+    self._clicks, self._requests = self._shared
     self.models, self.params, self.options = models, params, options or Options()
     if self.options.bid_free:
       lists = dataclasses.replace(lists, bid_cell=1.0)  # cells are for reports: expected values are none
@@ -76,7 +82,7 @@ class EGASystem:
     """Returns the same system at another ad load."""
     params, prefixes = generation.at_slot_price(self.params, slot_price), self.sweep_lists.max_prefixes
     return EGASystem(
-      self.name, self.models, params, self.lists, self.options, sweep_prefixes=prefixes, clicks=self._clicks
+      self.name, self.models, params, self.lists, self.options, sweep_prefixes=prefixes, shared=self._shared
     )
 
   @property
@@ -101,10 +107,15 @@ class EGASystem:
     return found, *self._believe(prepared, found.items)
 
   def _lists(self, batch, bids):
-    prepared = _prepare(self.models, self.params, Request.from_batch(batch))
+    prepared = self._prepared(Request.from_batch(batch))
     config = self.lists if bids.shape[1] == 1 or self.options.bid_free else self.sweep_lists
     propose = lambda some: _propose(self.models, self.options, self.params, prepared, some, config)
     return prepared, allocate_in_chunks(propose, bids)
+
+  def _prepared(self, request):
+    """Returns the Prepared of a request, which is computed once for all ad loads while it is kept."""
+    found = self._requests.get(request, lambda: _prepare(self.models, self.params, request))
+    return _charged(found, self.params["market"])
 
   def sweep(self, batch, bids, ads, nodes) -> Slate:
     """Returns the Slate [B, A, G, K] of own bids nodes f[B, A, G] of ads i[B, A], the others at bids f[B, C].
@@ -132,7 +143,7 @@ class EGASystem:
     num_ads: the most that a request has. Time goes by slots, and few ads bring forth few prefixes; where they do not
     fit the ads are halved, down to one with all slots.
     """
-    prepared = _prepare(self.models, self.params, request)
+    prepared = self._prepared(request)
     if self.options.bid_free:
       profiles = own_bid_profiles(bids, ads, jnp.asarray(cells))
       found = _propose(self.models, self.options, self.params, prepared, profiles, self.lists)

@@ -99,16 +99,30 @@ def prepare(models, params, request, *, rng=None, task=LIST, visits_only=False) 
     deterministic=rng is None, visits_only=visits_only, rng=rng,
   )  # fmt: skip
   logits = alone(models, params, request) if "reward" in params else None
-  belief = None if logits is None else jnp.max(jax.nn.log_sigmoid(logits["poi"]), axis=-1)
+  belief = None if logits is None else believed_alone(logits)
   prior = list_prior(models, params, memory, request, task, belief)
   table, creatives = candidate_table(request, ids), None
-  if belief is not None:
-    charge = jnp.where(table.is_ad, objective(params["market"]).slot_price * jnp.exp(-belief), 0.0)
-    table = dataclasses.replace(table, slot_charge=charge)
   if models.generator.config.creative_context == "item":
     states = apply(models.generator, generator, "creative_states", memory, jnp.maximum(table.codes, 0))
     creatives = choose_creatives(models, params, states, request.candidates, creative_belief(logits))
-  return Prepared(request=request, memory=memory, table=table, prior=prior, alone=logits, creatives=creatives)
+  found = Prepared(request=request, memory=memory, table=table, prior=prior, alone=logits, creatives=creatives)
+  return charged(found, params["market"])
+
+
+def charged(prepared, market) -> Prepared:
+  """Returns a Prepared at the slot price of `market`; nothing else of it depends on the ad load. As it is without a
+  reward model.
+  """
+  if prepared.alone is None:
+    return prepared
+  price, belief = objective(market).slot_price, believed_alone(prepared.alone)
+  charge = jnp.where(prepared.table.is_ad, price * jnp.exp(-belief), 0.0)
+  return dataclasses.replace(prepared, table=dataclasses.replace(prepared.table, slot_charge=charge))
+
+
+def believed_alone(logits):
+  """Returns f32[B, C]: the log-probability of a POI click on each candidate alone, with the best of its creatives."""
+  return jnp.max(jax.nn.log_sigmoid(logits["poi"]), axis=-1)
 
 
 def alone(models, params, request):

@@ -9,6 +9,7 @@ import pytest
 
 import tiny_run
 from ega_jax.stages import recipe
+from ega_jax.systems import ega
 from ega_jax.systems.ega import Options
 from ega_jax.systems.kept import Kept
 from ega_jax.types import Slate
@@ -114,3 +115,19 @@ def test_what_does_not_fit_is_not_kept_and_drops_nothing():
   kept.get(b"large", larger)
   kept.get(b"small", compute)
   assert (larger.calls, compute.calls) == (2, 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"bid_free": True}])
+def test_a_request_is_prepared_once_for_all_ad_loads(options, monkeypatch):
+  params = tiny_run.trained()[1]["policy"]
+  build = lambda: recipe.ega_system(tiny_run.config(), tiny_run.models(), params, Options(**options))
+  batch, system, prices, calls = tiny_run.requests_of_test(), build(), (-0.5, 0.4, 2.0), []
+  bids, prepare = 6 * batch["bid"][:, None], ega._prepare
+  monkeypatch.setattr(ega, "_prepare", lambda *args: calls.append(args) or prepare(*args))
+  found = [system.with_knob(price).allocate(batch, bids) for price in prices]
+  assert len(calls) == 1
+  fresh = [build().with_knob(price).allocate(batch, bids) for price in prices]
+  for one, other in zip(found, fresh, strict=True):
+    for field in dataclasses.fields(one):
+      np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+  assert len({one.items.tobytes() for one in found}) == len(prices)
