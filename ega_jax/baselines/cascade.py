@@ -79,6 +79,10 @@ class Cascade:
     """What the ad load is set by."""
     return self.fixed_ads if self.slots == "fixed" else float(self.params["market"]["slot_price"])
 
+  def forget(self):
+    """Drops the scores of lists that are kept of earlier calls."""
+    self._clicks.forget()
+
   @property
   def objective(self):
     """What score(Y) sets against bids, in money."""
@@ -108,6 +112,15 @@ class Cascade:
     items = np.asarray(items)
     creatives = at_items(creative, items, -1)
     return Slate(items=items, creatives=creatives, click_probability=theta)
+
+  def programs(self, batch, bids):
+    """Yields (jitted function, its arguments) of one allocation, scoring N_S different neighbours."""
+    request = jax.tree.map(jnp.asarray, Request.from_batch(batch))
+    yield functools.partial(_rank, self.ranker), (self.params, request)
+    if self.num_lists:
+      items = np.repeat(np.asarray(self.allocate(batch, bids).items[:, :1]), self.num_lists, axis=1)
+      creative = _rank(self.ranker, self.params, request)[2]
+      yield from self._clicks.programs(request, items, np.asarray(creative))
 
   def _fixed(self, worth, request, valid, batch):
     """Returns lists whose ad slots are fixed before anything is scored."""

@@ -27,6 +27,14 @@ class ListGeneration:
     """The price of an ad slot in median bids, by which the ad load is set."""
     return self.generator.knob
 
+  def forget(self):
+    """Drops what is kept of earlier calls."""
+    self.generator.forget()
+
+  def programs(self, batch, bids):
+    """Yields (jitted function, its arguments) of one allocation but the scores of its one last list."""
+    return self.generator.programs(batch, np.zeros((len(bids), 1, np.shape(bids)[-1]), np.float32))
+
   @property
   def objective(self):
     """What score(Y) sets against bids, in money."""
@@ -69,6 +77,3 @@ def rank_ads(items, theta, bids, is_ad):
   source = np.take_along_axis(by_worth, np.broadcast_to(rank[:, None], by_worth.shape), axis=-1)
   ranked = np.take_along_axis(np.broadcast_to(items[:, None], by_worth.shape), source, axis=-1)
   return np.where(ad[:, None], ranked, items[:, None]).astype(np.int32)
-
-
-__all__ = ["ListGeneration", "rank_ads"]

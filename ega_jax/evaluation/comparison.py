@@ -13,9 +13,19 @@ import numpy as np
 
 from ega_jax.data.pipeline import read_split
 from ega_jax.data.world import World
-from ega_jax.evaluation import audit, audit_views, equilibrium, load, market, next_poi_model, payments, reward_quality
+from ega_jax.evaluation import (
+  audit,
+  audit_views,
+  equilibrium,
+  flops,
+  load,
+  market,
+  next_poi_model,
+  payments,
+  reward_quality,
+)
 from ega_jax.evaluation.lineup import systems
-from ega_jax.evaluation.systems import evaluate_system
+from ega_jax.evaluation.systems import evaluate_system, truthful
 from ega_jax.stages.batches import REQUEST
 from ega_jax.systems.balance import logged_ad_share, mean_ad_share
 from ega_jax.training.checkpoint import write_json
@@ -56,18 +66,24 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   believe = reward_quality.evaluator(config, finals["policy"])
   os.makedirs(output, exist_ok=True)
   made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}
-  figures, seen = kept_figures(output, made_by) or {**made_by, "target_ad_share": target, "systems": {}}, {}
+  figures = kept_figures(output, made_by) or {**made_by, "target_ad_share": target, "systems": {}}
+  seen, before = {}, None
   for entry in systems(config, finals, world, only):
     if entry.name in figures["systems"] and entry.name not in only:
       continue
     start, by_price = time.time(), entry.by_slot_price
     entry = equal.balanced(entry)
+    if before not in (None, entry.system):
+      before.forget()  # memory; rows of one system follow each other
+    before = entry.system
     if entry.system not in seen:  # rows may share a system, and differ by payments
       points = load.frontier_points(entry.system, loaded, world, chunk) if by_price else []
       totals = evaluate_system(
         entry.system, payments.Free(), test, world, believe, sigma=config.value_sigma, chunk_size=chunk
       )
-      seen[entry.system] = totals, {"frontier": points, "milliseconds": milliseconds(entry.system, loaded, chunk)}
+      seen[entry.system] = totals, {"frontier": points} | {
+        "milliseconds": milliseconds(entry.system, loaded, chunk), "flops": operations(entry.system, loaded, chunk),
+      }  # fmt: skip
     totals, of_system = seen[entry.system]
     found = assess_entry(entry, config, world, believe, equal, validation, priced, totals, output) | of_system
     found |= {"parameters": entry.parameters, "seconds": time.time() - start}
@@ -104,10 +120,20 @@ def kept_figures(output, made_by):
 
 
 def milliseconds(system, columns, chunk):
-  """Returns the mean wall time of one request's allocation, `chunk` of `columns` at once, compiled before."""
+  """Returns the mean wall time of one request's allocation, `chunk` of `columns` at once, compiled before.
+
+  What the system keeps of earlier calls is dropped first: a request that is served comes once.
+  """
+  system.forget()
   start = time.perf_counter()
   mean_ad_share(system, columns, chunk)
   return 1000 * (time.perf_counter() - start) / len(columns["row"])
+
+
+def operations(system, columns, chunk):
+  """Returns the floating-point operations of one request's allocation (`flops.of_function`)."""
+  batch = {name: column[:chunk] for name, column in columns.items()}
+  return flops.of_system(system, batch, truthful(batch))
 
 
 def assess_entry(entry, config, world, believe, equal, validation, priced, totals, output):

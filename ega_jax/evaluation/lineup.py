@@ -141,6 +141,9 @@ class Knobbed:
     """Returns the same system at another ad load."""
     return Knobbed(self.build, knob)
 
+  def forget(self):
+    """Nothing is kept."""
+
   def allocate(self, batch, bids):
     """Returns the Slate of the system at this load."""
     return self.system.allocate(batch, bids)

@@ -21,7 +21,7 @@ RENAMED = {
   ("equilibrium", "true/rpm"): "true/rpm_equilibrium", ("equilibrium", "ad_share"): "ad_share_equilibrium",
   ("audited", "true/rpm"): "true/rpm_myerson",
 }  # fmt: skip
-OF_SYSTEM = ("shading", "residual_gain", "knob", "seconds", "parameters", "milliseconds")
+OF_SYSTEM = ("shading", "residual_gain", "knob", "seconds", "parameters", "milliseconds", "flops")
 
 
 def read_seed(directory):

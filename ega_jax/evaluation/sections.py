@@ -4,6 +4,7 @@ from ega_jax.evaluation.tables import cell, table
 
 COST = {
   "parameters": ("parameters", "{:,.0f}"),
+  "flops": ("flops / request", "{:.2e}"),
   "milliseconds": ("ms / request", "{:.1f}"),
   "knob": ("knob of the ad load", "{:.3f}"),
   "seconds": ("evaluated in, s", "{:.0f}"),
@@ -19,8 +20,9 @@ QUALITY = {
 }
 INFORMATION = {"without_time": "without the visit's time", "with_time": "with the visit's time"}
 COST_NOTE = (
-  "Parameters are those that an allocation and its prices read. The time is wall time on this machine, requests in "
-  "batches as in the evaluation, without prices. All rows learn from the same logs."
+  "Parameters are those that an allocation and its prices read. Flops are those of the matrix products of one "
+  "allocation without prices, from its program; the time is its wall time on this machine, requests in batches as in "
+  "the evaluation. All rows learn from the same logs."
 )
 NEXT_POI_NOTE = (
   "The generator's beam over the whole catalogue on the city's public test windows, beside counts with tuned weights "

@@ -29,7 +29,12 @@ class ListClicks:
   """
 
   def __init__(self, models, params, limit=LIMIT):
-    self.models, self.params, self.limit, self.size, self.requests = models, params, limit, 0, {}
+    self.models, self.params, self.limit = models, params, limit
+    self.forget()
+
+  def forget(self):
+    """Drops all that is kept."""
+    self.size, self.requests = 0, {}
 
   def __call__(self, batch, items, creative_of):
     """Returns click probabilities f32[B, X, K] of lists items i32[B, X, K] (EGA Eq. 18-20).
@@ -47,6 +52,13 @@ class ListClicks:
     for key, known in zip(keys, found, strict=True):
       self._keep(key, known)
     return np.stack([known.theta[known.place(rows)] for known, rows in zip(found, items, strict=True)])
+
+  def programs(self, request, items, creative_of):
+    """Yields what scores lists i32[B, X, K] that are all new, as `EGASystem.programs`."""
+    items = np.asarray(items)
+    for start in range(0, items.shape[1], BLOCK):
+      some = items[:, start : start + BLOCK]
+      yield functools.partial(_score, self.models), (self.params, request, some, at_items(creative_of, some, -1))
 
   def _theta(self, request, new, creative_of):
     """Returns f32[M, K] of each request's lists `new` i32[M, K]: in blocks, since their numbers differ widely."""

@@ -85,6 +85,11 @@ class EGASystem:
       self.name, self.models, params, self.lists, self.options, sweep_prefixes=prefixes, shared=self._shared
     )
 
+  def forget(self):
+    """Drops what is kept of earlier calls, at other ad loads too; it is computed anew when asked for."""
+    for kept in (self._kept, *self._shared):
+      kept.forget()
+
   @property
   def objective(self):
     """What score(Y) sets against bids, in money."""
@@ -116,6 +121,17 @@ class EGASystem:
     """Returns the Prepared of a request, which is computed once for all ad loads while it is kept."""
     found = self._requests.get(request, lambda: _prepare(self.models, self.params, request))
     return _charged(found, self.params["market"])
+
+  def programs(self, batch, bids):
+    """Yields (jitted function, its arguments) of one allocation: what it computes, for counting."""
+    request, bids = Request.from_batch(batch), jnp.asarray(bids, jnp.float32)
+    prepared, found = self._lists(batch, bids)
+    yield functools.partial(_prepare, self.models), (self.params, request)
+    yield functools.partial(_propose, self.models, self.options), (self.params, prepared, bids, self.lists)
+    if prepared.creatives is None or not self.options.bid_free:
+      yield functools.partial(believe, self.models), (self.params, prepared, found.items)
+    else:
+      yield from self._clicks.programs(request, found.items, np.asarray(prepared.creatives))
 
   def sweep(self, batch, bids, ads, nodes) -> Slate:
     """Returns the Slate [B, A, G, K] of own bids nodes f[B, A, G] of ads i[B, A], the others at bids f[B, C].

@@ -12,7 +12,12 @@ class Kept:
   """A bounded table of results, the oldest dropped first."""
 
   def __init__(self, limit=LIMIT):
-    self.limit, self.size, self.results = limit, 0, {}
+    self.limit = limit
+    self.forget()
+
+  def forget(self):
+    """Drops all results."""
+    self.size, self.results = 0, {}
 
   def get(self, inputs, compute, enough=lambda found: True):
     """Returns a tree of arrays that depends on nothing but the tree of arrays `inputs`; held on the host.

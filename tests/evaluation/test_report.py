@@ -115,10 +115,11 @@ def test_sections_beside_the_comparison(results):
   reward = {"model": quality(0.71, 1.02), "truth": quality(0.75, 1.0), "calibrated": True}
   poi = {"windows": 7, "floor": {"acc@1": 0.3}, "model": {"acc@1": 0.4}, "difference": {"acc@1": [0.1, -0.05, 0.25]}}
   systems = {name: dict(one) for name, one in results["systems"].items()}
-  systems["EGA"]["figures"] |= {"parameters": [1234567, 1234567], "milliseconds": [40.0, 44.0], "seconds": [9.0, 9.0]}
+  cost = {"parameters": [1234567, 1234567], "flops": [2e9, 2e9], "milliseconds": [40.0, 44.0], "seconds": [9.0, 9.0]}
+  systems["EGA"]["figures"] |= cost
   rewards = [reward, reward | {"calibrated": False}]
   text = report.markdown(results | {"systems": systems, "reward": rewards, "next_poi": [{"with_time": poi}, None]})
-  assert "| EGA | 1,234,567 ± 0 | 42.0 ± 2.8 | - | 9 ± 0 |" in text and "| MCA | 1," not in text
+  assert "| EGA | 1,234,567 ± 0 | 2.00e+09 ± 0.00e+00 | 42.0 ± 2.8 | - | 9 ± 0 |" in text and "| MCA | 1," not in text
   assert "1.020 .. 1.020" in text and "[.9, 1.1] in every position) in 1 of 2 seeds" in text
   assert "| with the visit's time | acc@1 | 7 | 0.300 | 0.400 | +0.100 [-0.050, +0.250] |" in text
   assert "without the visit's time" not in text
