@@ -85,7 +85,7 @@ def test_every_equation_has_a_row():
 def test_named_settings_exist(document):
   from ega_jax.data.market_config import WorldConfig
   from ega_jax.decoding.lists import ListConfig
-  from ega_jax.models.ega import EGAConfig
+  from ega_jax.models.ega_config import EGAConfig
   from ega_jax.stages.defaults import base_config
   from launch import experiment
 

@@ -12,7 +12,7 @@ import optax
 from ega_jax.decoding import slate
 from ega_jax.decoding.lists import ListConfig, take_rows
 from ega_jax.decoding.neighbours import moves, neighbours
-from ega_jax.models.ega import LIST
+from ega_jax.models.ega_config import LIST
 from ega_jax.stages.batches import logged
 from ega_jax.stages.market import balanced_price
 from ega_jax.systems import generation

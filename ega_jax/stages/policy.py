@@ -9,7 +9,7 @@ import optax
 from ega_jax.decoding import slate
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.losses.policy import marginal_contribution, policy_gradient_loss, sampled_policy_gradient_loss
-from ega_jax.models.ega import LIST
+from ega_jax.models.ega_config import LIST
 from ega_jax.stages.batches import logged
 from ega_jax.stages.market import balanced_price
 from ega_jax.systems import generation

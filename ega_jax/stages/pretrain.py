@@ -11,8 +11,9 @@ import optax
 from ega_jax.decoding import slate
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.losses import generation as losses
-from ega_jax.models.ega import LIST as LIST_TASK
-from ega_jax.models.ega import NEXT_VISITS, hide_clicks, hide_time
+from ega_jax.models.ega_config import LIST as LIST_TASK
+from ega_jax.models.ega_config import NEXT_VISITS
+from ega_jax.models.encoder import hide_clicks, hide_time
 from ega_jax.models.features import visit_gap
 from ega_jax.stages import habits, trust
 from ega_jax.stages.batches import LIST, logged, main_folds

@@ -7,7 +7,7 @@ import jax
 from ega_jax.data.pipeline import read_catalog
 from ega_jax.data.records import read_schema
 from ega_jax.decoding.lists import ListConfig
-from ega_jax.models import ega, reward
+from ega_jax.models import ega, ega_config, reward
 from ega_jax.models.payment import payment_network
 from ega_jax.models.ranker import Ranker
 from ega_jax.stages.align import align_stage
@@ -22,7 +22,7 @@ from ega_jax.systems.ega import EGASystem, Options
 from ega_jax.systems.generation import Models
 from ega_jax.systems.payment import LearnedPayment
 
-PRESETS = {"tiny": ega.tiny, "small": ega.small, "paper": ega.paper}
+PRESETS = {"tiny": ega_config.tiny, "small": ega_config.small, "paper": ega_config.paper}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ one. Count-based floors have their weights tuned on these windows, so the genera
 """
 
 from ega_jax.data import pipeline, windows
-from ega_jax.models.ega import NEXT_VISITS
+from ega_jax.models.ega_config import NEXT_VISITS
 from ega_jax.systems.next_visits import accuracies, generated_ranks
 
 SHARES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.0)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from ega_jax.decoding.lists import Decoder, take_rows
 from ega_jax.decoding.prior import ListPrior
 from ega_jax.decoding.slate import Objective
-from ega_jax.models.ega import EGA, LIST
+from ega_jax.models.ega import EGA
+from ega_jax.models.ega_config import LIST
 from ega_jax.models.reward import RewardModel
 from ega_jax.types import CandidateTable, record
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ega_jax.decoding.beam import generate_lists
 from ega_jax.decoding.lists import ListConfig
-from ega_jax.models.ega import NEXT_VISITS, hide_time
+from ega_jax.models.ega_config import NEXT_VISITS
+from ega_jax.models.encoder import hide_time
 from ega_jax.models.visit_counts import visit_counts
 from ega_jax.systems import generation
 from ega_jax.types import CandidateTable, Request

@@ -10,7 +10,7 @@ from scipy import stats
 from ega_jax.auction import values
 from ega_jax.auction.regret import own_bid_nodes, with_own_bid
 from ega_jax.decoding import slate as slates
-from ega_jax.models.ega import LIST
+from ega_jax.models.ega_config import LIST
 from ega_jax.models.payment import PriceInputs, RateInputs
 from ega_jax.systems import generation
 from ega_jax.systems.rows import own_of

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.decoding import slate as slates
-from ega_jax.models.ega import LIST
+from ega_jax.models.ega_config import LIST
 from ega_jax.systems import generation
 from ega_jax.systems.choice import score_bids, token_bids
 from ega_jax.types import Request

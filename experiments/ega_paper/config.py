@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ega_jax.models.ega import NUM_CONTEXT
+from ega_jax.models.encoder import NUM_CONTEXT
 from ega_jax.nn.embedding import ROW_MULTIPLE
 from ega_jax.stages.defaults import base_config
 from ega_jax.stages.pretrain import pretrain_stage

@@ -9,7 +9,8 @@ import pytest
 from flax import linen as nn
 
 import oracles_models as oracle
-from ega_jax.models import ega
+from ega_jax.models import ega, ega_config
+from ega_jax.models.ega_config import LIST, NEXT_VISITS
 
 LEVELS, VOCABULARY, CREATIVE_LEVELS, ITEMS = 3, 7, 2, 4
 
@@ -24,7 +25,7 @@ def _setting(cross_attention, kv_heads=1):
   catalog = oracle.catalog(rng)
   rows = oracle.request(rng, catalog)
   ids = oracle.semantic_ids(rng, catalog, LEVELS, VOCABULARY, CREATIVE_LEVELS)
-  config = ega.tiny(
+  config = ega_config.tiny(
     num_pois=30, num_users=7, poi_levels=LEVELS, poi_vocabulary=VOCABULARY, creative_levels=CREATIVE_LEVELS,
     creative_vocabulary=VOCABULARY, max_items=ITEMS, num_layers=2, cross_attention=cross_attention,
     decoder_kv_heads=kv_heads,
@@ -55,7 +56,7 @@ def _apply(s, method, *args, **kwargs):
   return jax.jit(run)(s["params"], args, traced)
 
 
-@pytest.mark.parametrize("task,cross_attention,kv_heads", [(ega.NEXT_VISITS, "events", 1), (ega.LIST, "tokens", 2)])
+@pytest.mark.parametrize("task,cross_attention,kv_heads", [(NEXT_VISITS, "events", 1), (LIST, "tokens", 2)])
 def test_decode_equals_a_chain_of_steps(task, cross_attention, kv_heads):
   setting = _setting(cross_attention, kv_heads)
   memory, codes = setting["encode"](setting["rows"]), setting["codes"]
@@ -88,9 +89,9 @@ def test_decode_is_causal_and_several_sequences_equal_one_at_a_time(setting):
   other = codes.copy()
   other[:, -1, 1] = (other[:, -1, 1] + 1) % VOCABULARY
   both = np.stack([codes, other], axis=1)
-  logits, states = _apply(setting, "decode", memory, both, ega.LIST)
+  logits, states = _apply(setting, "decode", memory, both, LIST)
   for u, one in enumerate((codes, other)):
-    want_logits, want_states = _apply(setting, "decode", memory, one, ega.LIST)
+    want_logits, want_states = _apply(setting, "decode", memory, one, LIST)
     np.testing.assert_allclose(logits[:, u], want_logits, atol=1e-5)
     np.testing.assert_allclose(states[:, u], want_states, atol=1e-5)
   flat = np.asarray(logits).reshape(len(codes), 2, ITEMS * LEVELS, -1)
@@ -143,7 +144,7 @@ def test_item_prior_is_equivariant_to_the_order_of_candidates(setting):
 
 def test_creative_chain_sees_earlier_codes_only(setting):
   memory, creative = setting["encode"](setting["rows"]), setting["creative"]
-  _, states = _apply(setting, "decode", memory, setting["codes"], ega.LIST)
+  _, states = _apply(setting, "decode", memory, setting["codes"], LIST)
   changed = creative.copy()
   changed[..., 0] = (changed[..., 0] + 1) % VOCABULARY
   first, second = (np.asarray(_apply(setting, "creative_logits", states, c)) for c in (creative, changed))
@@ -198,7 +199,7 @@ def test_remat_marks_every_block_and_changes_no_number(setting):
         {"params": params}, *args, method=method, deterministic=False, rngs={"dropout": jax.random.key(1)}
       )
       memory = call(setting["rows"], setting["ids"], setting["catalog"], method="encode")
-      return call(memory, setting["codes"], ega.LIST, method="decode")[0]
+      return call(memory, setting["codes"], LIST, method="decode")[0]
 
     return run
 
@@ -210,4 +211,4 @@ def test_remat_marks_every_block_and_changes_no_number(setting):
 
 def test_unknown_cross_attention_is_refused():
   with pytest.raises(ValueError, match="cross_attention.*'events', 'tokens'"):
-    ega.small(num_pois=3, num_users=3, cross_attention="none")
+    ega_config.small(num_pois=3, num_users=3, cross_attention="none")

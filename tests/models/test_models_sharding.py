@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 import oracles_models as oracle
-from ega_jax.models import ega, payment, ranker, reward
+from ega_jax.models import ega, ega_config, payment, ranker, reward
 from ega_jax.parallel import partition
 from ega_jax.stages.payment import example_inputs
 
@@ -19,7 +19,7 @@ def _boxed_trees(name):
   rows = oracle.request(rng, catalog)
   items = np.zeros((5, 2, 4), np.int32)
   key = jax.random.key(0)
-  preset = {"small": ega.small, "pod": ega.paper}[name](num_pois=2805, num_users=1999)
+  preset = {"small": ega_config.small, "pod": ega_config.paper}[name](num_pois=2805, num_users=1999)
   ids = oracle.semantic_ids(rng, catalog, preset.poi_levels, 64, preset.creative_levels)
   codes = (ids.poi[items[:, 0]], ids.creative[items[:, 0]])
   yield jax.eval_shape(ega.EGA(preset).init, key, rows, ids, catalog, *codes)

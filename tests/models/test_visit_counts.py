@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import oracles_models as oracle
-from ega_jax.models import ega, visit_counts
+from ega_jax.models import encoder, visit_counts
 from ega_jax.models.features import VISIT
 
 
@@ -62,7 +62,7 @@ def _slow_count(request, catalog, b, poi, weights):
 def test_the_count_is_a_loop_over_own_visits(data, hidden):
   request, catalog = data
   if hidden:
-    request = jax.tree.map(np.asarray, ega.hide_time(request, np.ones(len(request.user), bool)))
+    request = jax.tree.map(np.asarray, encoder.hide_time(request, np.ones(len(request.user), bool)))
   offsets = np.random.default_rng(1).normal(0, 0.5, (2, len(visit_counts.NAMES))).astype(np.float32)
   weights = np.asarray(visit_counts.weights_of(offsets), np.float64)
   every = np.broadcast_to(np.arange(30), (len(request.user), 30))

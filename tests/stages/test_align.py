@@ -9,7 +9,7 @@ import tiny_run
 from ega_jax.decoding.lists import proposal_bids
 from ega_jax.decoding.neighbours import moves
 from ega_jax.decoding.slate import list_log_z, sampled
-from ega_jax.models.ega import LIST
+from ega_jax.models.ega_config import LIST
 from ega_jax.stages import align, recipe
 from ega_jax.systems import generation
 from ega_jax.types import Request

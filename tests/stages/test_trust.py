@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tiny_run
-from ega_jax.models.ega import LIST, NEXT_VISITS
+from ega_jax.models.ega_config import LIST, NEXT_VISITS
 from ega_jax.stages import trust
 
 

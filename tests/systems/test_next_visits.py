@@ -7,7 +7,8 @@ import numpy as np
 import tiny_run
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.decoding.slate import list_log_z
-from ega_jax.models.ega import NEXT_VISITS, hide_time
+from ega_jax.models.ega_config import NEXT_VISITS
+from ega_jax.models.encoder import hide_time
 from ega_jax.models.visit_counts import visit_counts
 from ega_jax.systems import generation, next_visits
 from ega_jax.systems.next_visits import catalogue_table, visit_prior
