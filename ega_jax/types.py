@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+VISIT, CLICK, CONVERSION = 1, 2, 3  # Request.history_action; a conversion is of a click, 0 is padding
+
 Array = Any  # jax.Array or numpy.ndarray: records hold either.
 
 
@@ -44,7 +46,7 @@ class Request:
   hour: Array  # i32[B]     hour of the week, 0..167
   history_poi: Array  # i32[B, H]  oldest first, right-aligned, -1 padded on the left
   history_creative: Array  # i32[B, H]  creative clicked, -1 for none (visits)
-  history_action: Array  # i32[B, H]  0 padding, 1 visit, 2 click, 3 click + conversion
+  history_action: Array  # i32[B, H]  0, VISIT, CLICK or CONVERSION
   history_hour: Array  # i32[B, H]  hour of the week of the event
   history_age: Array  # f32[B, H]  hours before the request
   successor_poi: Array  # i32[B, S]  POIs that followed the last visited POI in anyone's visits so far, -1 padded

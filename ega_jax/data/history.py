@@ -8,8 +8,7 @@ import dataclasses
 import numpy as np
 
 from ega_jax.data.market_config import hour_of_week
-
-VISIT, CLICK, CONVERSION = 1, 2, 3  # history_action; 0 is padding
+from ega_jax.types import CLICK, CONVERSION, VISIT
 
 
 @dataclasses.dataclass(frozen=True)

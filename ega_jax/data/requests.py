@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from ega_jax.data.examples import HISTORY, SUCCESSORS
-from ega_jax.data.history import CLICK, CONVERSION, VISIT
+from ega_jax.types import CLICK, CONVERSION, VISIT
 
 ACTIONS = {"visit": VISIT, "click": CLICK, "conversion": CONVERSION}
 _FIELDS = {

@@ -15,6 +15,7 @@ import numpy as np
 from ega_jax.data import checkins as tables
 from ega_jax.data import examples, history, successors
 from ega_jax.data.market_config import hour_of_week
+from ega_jax.types import VISIT
 
 COLUMNS = ("Uid", "Pids", "Times", "Target", "Target_time")
 
@@ -165,7 +166,7 @@ def _history(windows):
   return {
     "history_poi": np.where(present, windows.poi[index], -1).astype(np.int32),
     "history_creative": np.full(index.shape, -1, np.int32),
-    "history_action": np.where(present, history.VISIT, 0).astype(np.int32),
+    "history_action": np.where(present, VISIT, 0).astype(np.int32),
     "history_hour": np.where(present, hour_of_week(windows.time[index]), 0).astype(np.int32),
     "history_age": np.where(present, age, 0).astype(np.float32),
   }

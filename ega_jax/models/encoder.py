@@ -13,6 +13,7 @@ from ega_jax.models.ega_config import EGAConfig
 from ega_jax.nn.embedding import IdEmbedding
 from ega_jax.nn.linear import Dense, RMSNorm, constrain, partitioned
 from ega_jax.nn.transformer import EncoderBlock
+from ega_jax.types import VISIT
 
 NUM_CONTEXT = 3  # user, place, hour
 NUM_AGES = 16  # event ages in powers of two hours
@@ -39,7 +40,7 @@ def hide_time(request, hidden):
 
 def hide_clicks(request, hidden):
   """Returns the request whose clicks are gone where hidden bool[B]; their places stay empty."""
-  gone = hidden[:, None] & (request.history_action > 1)
+  gone = hidden[:, None] & (request.history_action > VISIT)
   poi = jnp.where(gone, -1, request.history_poi)
   action = jnp.where(gone, 0, request.history_action)
   return dataclasses.replace(request, history_poi=poi, history_action=action)

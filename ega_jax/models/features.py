@@ -10,7 +10,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-VISIT, CLICK, CONVERSION = 1, 2, 3
+from ega_jax.types import CLICK, CONVERSION, VISIT
+
 SLOW = 160.0  # visits after which one counts half; 40 forgets habits: count-based floors were worse by .02
 OTHER_PART = 0.4  # weight of an hour of the weekend for one of a working day, and the other way round
 

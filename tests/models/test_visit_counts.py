@@ -8,7 +8,7 @@ import pytest
 
 import oracles_models as oracle
 from ega_jax.models import encoder, visit_counts
-from ega_jax.models.features import VISIT
+from ega_jax.types import VISIT
 
 
 @pytest.fixture(scope="module")
