@@ -56,6 +56,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   if options.equilibrium_load not in ("equal", "fixed"):
     raise ValueError(f"config.evaluation.equilibrium_load is {options.equilibrium_load!r}; allowed: 'equal', 'fixed'")
   world = World.load(os.path.join(config.data, "truth", "world.npz"))
+  entries = systems(config, finals, world, only)
   validation = sample(config.data, "validation", options.validation_requests, chunk)
   balancing = sample(config.data, "validation", options.load_requests, chunk)
   test = sample(config.data, "test", options.requests, chunk)
@@ -68,7 +69,14 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}
   figures = kept_figures(output, made_by) or {**made_by, "target_ad_share": target, "systems": {}}
   seen, before = {}, None
-  for entry in systems(config, finals, world, only):
+  for name, make in (
+    ("reward", lambda: reward_quality.quality(config, finals["policy"])),
+    ("next_poi", lambda: next_poi_model.compare(config, finals["pretrain"])),
+  ):
+    if name not in figures:
+      figures[name] = make()
+      write_json(os.path.join(output, FIGURES), figures, sort_keys=False)
+  for entry in entries:
     if entry.name in figures["systems"] and entry.name not in only:
       continue
     start, by_price = time.time(), entry.by_slot_price
@@ -91,13 +99,6 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
     figures["systems"] = {name: rows[name] for name in sorted(rows, key=(*config.systems, *rows).index)}
     say(f"{entry.name}: {found['seconds']:.0f} s")
     write_json(os.path.join(output, FIGURES), figures, sort_keys=False)  # rows keep their order
-  for name, make in (
-    ("reward", lambda: reward_quality.quality(config, finals["policy"])),
-    ("next_poi", lambda: next_poi_model.compare(config, finals["pretrain"])),
-  ):
-    if name not in figures:
-      figures[name] = make()
-      write_json(os.path.join(output, FIGURES), figures, sort_keys=False)
   return figures
 
 
