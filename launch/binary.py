@@ -28,6 +28,8 @@ def parse(argv):
     rest = flags.FLAGS([argv[0], *(argument for argument in argv[1:] if not argument.startswith("--config."))])
   except flags.Error as error:
     _refuse(error)
+  except SystemExit:  # --help and its like, after which absl reports a failure
+    sys.exit(0)
   if flags.FLAGS["verbosity"].using_default_value:
     flags.FLAGS.verbosity = logging.WARNING  # orbax tells of every file at INFO
   if len(rest) > 1:

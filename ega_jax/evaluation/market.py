@@ -21,8 +21,12 @@ FIGURES = {
   "price_per_click": (1.0, "revenue", "ad_clicks"),
 }
 # Figures and totals that do not depend on who predicts the clicks.
-LAYOUT = {"ad_share": (1.0, "ad_impressions", "impressions")}
+LAYOUT = {
+  "ad_share": (1.0, "ad_impressions", "impressions"),
+  "ir_violations": (1.0, "violations", "ad_impressions"),
+}
 LAYOUT_TOTALS = ("requests", "slots", "impressions", "ad_impressions", "organic_impressions")
+OF_NOBODY = (*LAYOUT_TOTALS, "violations")  # totals that no evaluator's clicks enter
 
 
 def layout_totals(items, is_ad):
@@ -40,6 +44,18 @@ def layout_totals(items, is_ad):
     "ad_impressions": ads.sum(-1).astype(np.float64),
     "organic_impressions": (shown & ~ads).sum(-1).astype(np.float64),
   }
+
+
+def violations(items, is_ad, bid, price):
+  """Returns f64[...]: how many items of each list pay what individual rationality forbids (EGA Eq. 5): an ad more than
+  its bid or less than nothing, beyond rounding, an organic item anything.
+
+  Args: items, is_ad, bid and price per click, all [..., K].
+  """
+  shown = np.asarray(items) >= 0
+  most = np.where(is_ad, np.asarray(bid, np.float64), 0.0)
+  slack = 1e-6 * np.maximum(most, 1.0)
+  return (shown & ((price > most + slack) | (price < -slack))).sum(-1).astype(np.float64)
 
 
 def click_totals(items, is_ad, value, price, poi, creative=None, conversion=None, *, virtual=None):
@@ -80,7 +96,7 @@ def parts(totals, figure):
   if name not in table:
     raise ValueError(f"unknown figure {figure!r}; allowed: {sorted(LAYOUT)}, model/ or true/ {sorted(FIGURES)}")
   scale, numerator, denominator = table[name]
-  keys = [key if key in LAYOUT_TOTALS else f"{evaluator}/{key}" for key in (numerator, denominator)]
+  keys = [key if key in OF_NOBODY else f"{evaluator}/{key}" for key in (numerator, denominator)]
   if not all(key in totals for key in keys):
     raise ValueError(f"figure {figure!r} needs the totals {keys}; there are {sorted(totals)}")
   return scale, totals[keys[0]], totals[keys[1]]
@@ -91,7 +107,7 @@ def available(totals):
   names = [name for name, (_, *keys) in LAYOUT.items() if all(key in totals for key in keys)]
   for evaluator in ("model", "true"):
     for name, (_, *keys) in FIGURES.items():
-      if all(key in LAYOUT_TOTALS or f"{evaluator}/{key}" in totals for key in keys):
+      if all(key in OF_NOBODY or f"{evaluator}/{key}" in totals for key in keys):
         names.append(f"{evaluator}/{name}")
   return names
 

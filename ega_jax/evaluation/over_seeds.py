@@ -11,17 +11,21 @@ from ega_jax.evaluation import report
 # audited ones under the Myerson integral.
 SAMPLES = {
   "test": ("true/welfare", "true/clicks", "true/ctr_poi", "true/ctr_poi_ads", "true/ctr_poi_organic", "true/ctr_img",
-           "true/rpm_surplus", "model/ctr_poi", "ad_share"),
-  "priced": ("true/rpm", "model/rpm"),
-  "equilibrium": ("true/rpm", "ad_share"),
+           "true/rpm_surplus", "model/welfare", "model/ctr_poi", "model/ctr_img", "ad_share"),
+  "priced": ("true/rpm", "model/rpm", "ir_violations"),
+  "equilibrium": ("true/rpm", "model/rpm", "ad_share"),
+  "equilibrium_equal": ("true/rpm", "ad_share"),
   "audited": ("true/rpm",),
 }  # fmt: skip
 
 RENAMED = {
   ("equilibrium", "true/rpm"): "true/rpm_equilibrium", ("equilibrium", "ad_share"): "ad_share_equilibrium",
+  ("equilibrium", "model/rpm"): "model/rpm_equilibrium",
+  ("equilibrium_equal", "true/rpm"): "true/rpm_equilibrium_equal",
+  ("equilibrium_equal", "ad_share"): "ad_share_equilibrium_equal",
   ("audited", "true/rpm"): "true/rpm_myerson",
 }  # fmt: skip
-OF_SYSTEM = ("shading", "residual_gain", "knob", "seconds", "parameters", "milliseconds", "flops")
+OF_SYSTEM = ("shading", "residual_gain", "shading_equal", "knob", "seconds", "parameters", "milliseconds", "flops")
 
 
 def read_seed(directory):

@@ -17,10 +17,15 @@ from ega_jax.evaluation.tables import cell, spread, table
 COLUMNS = {
   "ad_share": ("ad share", "{:.3f}"),
   "true/welfare": ("welfare", "{:.4f}"),
+  "model/welfare": ("welfare, by model", "{:.4f}"),
   "true/clicks": ("clicks / request", "{:.4f}"),
   "true/rpm_equilibrium": ("RPM (c) own rule, equilibrium", "{:.2f}"),
   "shading": ("g", "{:.3f}"),
   "ad_share_equilibrium": ("ad share there", "{:.3f}"),
+  "model/rpm_equilibrium": ("RPM (c), by model", "{:.2f}"),
+  "true/rpm_equilibrium_equal": ("RPM (c) at equal ad load", "{:.2f}"),
+  "shading_equal": ("its g", "{:.3f}"),
+  "ad_share_equilibrium_equal": ("its ad share", "{:.3f}"),
   "true/rpm_myerson": ("RPM (b) Myerson", "{:.2f}"),
   "true/rpm_surplus": ("virtual surplus / 1000 slots", "{:.2f}"),
   "true/rpm": ("RPM truthful", "{:.2f}"),
@@ -30,6 +35,7 @@ COLUMNS = {
   "true/ctr_poi_ads": ("CTR-poi ads", "{:.4f}"),
   "true/ctr_poi_organic": ("CTR-poi organic", "{:.4f}"),
   "true/ctr_img": ("CTR-img", "{:.4f}"),
+  "model/ctr_img": ("CTR-img, by model", "{:.4f}"),
 }
 INCENTIVES = {
   "audit/model/regret": ("regret, model", "{:.5f}"),
@@ -37,17 +43,21 @@ INCENTIVES = {
   "audit/model/regret_per_payment": ("regret / payment, model", "{:.3%}"),
   "audit/true/regret_per_payment": ("regret / payment, true", "{:.3%}"),
   "audit/least_regret": ("least regret of any payment", "{:.5f}"),
+  "audit/least_regret_per_payment": ("least regret / payment", "{:.3%}"),
   "audit/falling_share": ("falling curves", "{:.1%}"),
   "audit/fall_depth": ("depth of falls", "{:.1%}"),
   "audit/model/psi": ("Psi", "{:.3f}"),
   "audit/model/psi_ratio": ("sum rgt / sum u", "{:.3%}"),
   "audit/model/i_sic": ("i-SIC", "{:.3f}"),
-  "audit/ir_violations": ("IR violations", "{:.2%}"),
+  "audit/true/psi": ("Psi, true", "{:.3f}"),
+  "audit/true/i_sic": ("i-SIC, true", "{:.3f}"),
+  "audit/ir_violations": ("IR violations, audited", "{:.2%}"),
+  "ir_violations": ("IR violations", "{:.2%}"),
   "residual_gain": ("residual gain at g", "{:.2%}"),
 }
 DIFFERENCES = (
-  "true/welfare", "true/rpm_equilibrium", "true/rpm_myerson", "true/rpm_surplus", "true/ctr_poi",
-  "true/ctr_img", "true/rpm", "model/rpm",
+  "true/welfare", "true/rpm_equilibrium", "true/rpm_equilibrium_equal", "true/rpm_myerson", "true/rpm_surplus",
+  "true/ctr_poi", "true/ctr_img", "true/rpm", "model/rpm",
 )  # fmt: skip
 # EGA-V2 (arXiv 2505.17549v3), Tables 1 and 2: RPM, CTR-poi, CTR-img. Directions are compared, never levels.
 PAPER = {

@@ -65,7 +65,7 @@ def virtual_values(batch, sigma):
 def evaluate_system(
   system, payment_rule, columns, world=None, theta_model=None, *, shading=1.0, sigma=None, chunk_size=64
 ):
-  """Returns per-request totals, a dict of f64[n] (market.LAYOUT_TOTALS, "model/..." and, with a world, "true/...").
+  """Returns per-request totals, a dict of f64[n] (market.OF_NOBODY, "model/..." and, with a world, "true/...").
 
   Args: columns: request columns of all n requests, "row" and "user" among them; shading: every ad bids shading * value
     (1 = truthful); theta_model: see `model_clicks`; sigma: log-sd of values, with which the virtual surplus is added:
@@ -79,6 +79,7 @@ def evaluate_system(
     price = np.asarray(payment_rule.price(batch, bids, slate))
     items, ads = np.asarray(slate.items), at_items(batch["is_ad"], slate.items, False)
     block = market.layout_totals(items, ads)
+    block["violations"] = market.violations(items, ads, at_items(bids[:, 0], items), price)
     predictions = {"model": model_clicks(theta_model, batch, slate)}
     value = at_items(batch["bid"], items)
     virtual = None if sigma is None else at_items(virtual_values(batch, sigma), items)

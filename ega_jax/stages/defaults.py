@@ -105,7 +105,7 @@ def base_config() -> ml_collections.ConfigDict:
         "refinements": 4,  # bisections of each audited curve
         "validation_requests": 400,
         "equilibrium_requests": 64,  # of validation
-        "equilibrium_load": "equal",  # at equilibrium bids; "fixed": at the slot price of truthful ones
+        "equilibrium_loads": ("fixed", "equal"),  # slot price at shaded bids: that of truthful ones, or set anew
         "load_requests": 480,  # of validation, on which ad load is balanced
         "nodes": 41,
         "chunk": 8,  # requests decoded at once

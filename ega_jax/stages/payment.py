@@ -17,6 +17,7 @@ from ega_jax.data.pipeline import from_arrays, read_split
 from ega_jax.losses.lagrangian import payment_loss, table_regret
 from ega_jax.models.payment import PriceInputs, RateInputs, payment_network
 from ega_jax.stages.batches import REQUEST, main_folds
+from ega_jax.systems.kept import digest
 from ega_jax.systems.pricing import node_weights, rate_inputs, value_location, value_nodes
 from ega_jax.systems.rows import at_items, own_of
 from ega_jax.training.stage import Stage
@@ -53,7 +54,7 @@ def payment_stage(config, system_of, form, workdir, *, name="payment", source="p
 
   def batches(previous):
     cache = None if workdir is None else os.path.join(workdir, f"counterfactual_{source}.npz")
-    columns = payment_tables(config, system_of(previous[source]), cache)
+    columns = payment_tables(config, system_of(previous[source]), cache, writes=process[0] == 0)
     return from_arrays(
       columns, options.batch_size, config.seed, process_index=process[0], process_count=process[1]
     )  # fmt: skip
@@ -98,16 +99,19 @@ def sampled_regret(truthful, misreport, x, nodes, own):
   return table_regret(spread(misreport), spread(x), spread(nodes), own, own_prices=own_prices)
 
 
-def payment_tables(config, system, cache):
+def payment_tables(config, system, cache, writes=True):
   """Returns columns of T tables, one per request and ad: nodes, x [T, G], weight [T, M] of the M fixed ones, and, if
   the paper's form is among the systems, its bids, probability [T, G, K] and slot [T, G]; money in median bids.
 
   Ads are chosen without a look at the own bid's effect beyond the list: those shown at the logged bids and random ones.
-  A table is the same whenever it is computed; `cache` (a path or None) saves the minutes after an interruption.
+  A table is the same whenever it is computed; `cache` (a path or None) saves the minutes after an interruption. It is
+  read if it is of this config and these parameters, and written where `writes`.
   """
+  made_by = digest([np.frombuffer(config.to_json_best_effort().encode(), np.uint8), system.params])
   if cache and os.path.isfile(cache):
     with np.load(cache) as stored:
-      return dict(stored)
+      if str(stored.get("made_by")) == made_by:
+        return {key: stored[key] for key in stored.files if key != "made_by"}
   options = config.payment
   rows = _rows(config)
   columns = read_split(config.data, "train", REQUEST, rows)
@@ -118,10 +122,10 @@ def payment_tables(config, system, cache):
     batch = {key: value[start : start + chunk] for key, value in columns.items()}
     parts.append(_batch_tables(options, system, batch, rng, config.value_sigma, "EGA-rate" in config.systems))
   tables = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-  if cache:
+  if cache and writes:
     os.makedirs(os.path.dirname(cache), exist_ok=True)
     with open(cache + ".part", "wb") as file:
-      np.savez(file, **tables)
+      np.savez(file, made_by=made_by, **tables)
     os.replace(cache + ".part", cache)
   return tables
 

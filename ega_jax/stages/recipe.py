@@ -40,6 +40,16 @@ def data_sizes(directory) -> Sizes:
   return Sizes(len(catalog.poi_place), read_schema(directory)["sizes"]["users"], len(catalog.creative_poi))
 
 
+def check_pages(config):
+  """Raises ValueError unless lists are to be as long as those of the prepared data, which are learned from."""
+  logged = read_schema(config.data)["sizes"]["list_length"]
+  if config.list_length != logged:
+    raise ValueError(
+      f"config.list_length is {config.list_length}; the lists of {config.data} have {logged} items; allowed: {logged}, "
+      f"or data of launch.prepare_data --list_length={config.list_length}"
+    )
+
+
 def build_models(config, sizes: Sizes) -> Models:
   """Returns the generator and the reward model of a config."""
   chosen = config.model.to_dict()
@@ -78,6 +88,7 @@ def stages(config, workdir, models=None):
   generator of lists that ignore bids (GR, vcg_range); payment_rate the paper's payment form on the same allocation;
   ranker the cascade's models; judge a second reward model, of held-back logs, that scores choices on validation.
   """
+  check_pages(config)
   models = models or build_models(config, data_sizes(config.data))
   share = {"process": process()}
   lists = list_config(config)

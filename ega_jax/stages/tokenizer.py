@@ -85,6 +85,7 @@ def tokenizer_stage(config, process=(0, 1)) -> Stage:
     trainable="^(poi|creative)/(encoder|decoder|codebooks)",
     num_steps=tokens.steps if trains else 0,
     finish=finish,
+    evaluate=lambda params: describe(params["ids"], inputs, tokens),
   )
 
 
@@ -103,9 +104,17 @@ def _codes(tokens, module, params, name, inputs, seed):
   return rq_vae.encode(module, own, inputs)
 
 
-def describe(params):
-  """Returns collision, usage and PAS of the POI and creative ids, as floats."""
-  catalog, ids = params["catalog"], params["ids"]
-  poi = tokenization_metrics(np.asarray(ids.poi)[:, :-1], np.asarray(catalog.poi_embedding))
-  creative = tokenization_metrics(np.asarray(ids.creative), np.asarray(catalog.creative_embedding))
-  return {f"poi/{k}": v for k, v in poi.items()} | {f"creative/{k}": v for k, v in creative.items()}
+def describe(ids, inputs, tokens):
+  """Returns {"poi/collision_rate": float, ..}: collisions, usage and PAS of POI and creative ids, without suffixes.
+
+  Args: ids: SemanticIds; inputs: {"poi", "creative"}: the embeddings f[N, D] that they stand for.
+  """
+  codes = {"poi": np.asarray(ids.poi)[:, :-1], "creative": np.asarray(ids.creative)}
+  sizes = {"poi": tokens.codebook_size, "creative": tokens.creative_codebook_size}
+  found = {}
+  for name, paths in codes.items():
+    metrics = tokenization_metrics(inputs[name], paths, sizes[name])
+    for key in ("collision_rate", "largest_bucket", "path_similarity"):
+      found[f"{name}/{key}"] = float(metrics[key])
+    found |= {f"{name}/code_usage_{level}": usage for level, usage in enumerate(metrics["code_usage"])}
+  return found

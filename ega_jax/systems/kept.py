@@ -8,6 +8,15 @@ import numpy as np
 LIMIT = 2**30  # bytes
 
 
+def digest(tree):
+  """Returns the SHA-256, in hexadecimal, of all arrays of a tree: their types, shapes and values."""
+  key = hashlib.sha256()
+  for leaf in jax.tree.leaves(tree):
+    leaf = np.ascontiguousarray(leaf)
+    key.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
+  return key.hexdigest()
+
+
 class Kept:
   """A bounded table of results, the oldest dropped first."""
 
@@ -24,11 +33,7 @@ class Kept:
 
     Args: compute: () -> the tree; enough: whether a tree that is kept answers, or is to be computed anew and replaced.
     """
-    key = hashlib.sha256()
-    for leaf in jax.tree.leaves(inputs):
-      leaf = np.ascontiguousarray(leaf)
-      key.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
-    key = key.digest()
+    key = digest(inputs)
     known, held = self.results.get(key, (None, 0))
     if known is not None and enough(known):
       return known

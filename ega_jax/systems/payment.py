@@ -71,6 +71,8 @@ class PivotPayment:
   name = "vcg_range"
 
   def __init__(self, system):
+    if system.options.virtual or not system.options.bid_free:
+      raise ValueError(f"vcg_range of {system.options}; allowed: bid_free=True, virtual=0 (it prices plain bids)")
     self.system = system
 
   def on(self, system):

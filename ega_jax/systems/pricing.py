@@ -13,6 +13,7 @@ from ega_jax.decoding import slate as slates
 from ega_jax.models.ega_config import LIST
 from ega_jax.models.payment import PriceInputs, RateInputs
 from ega_jax.systems import generation
+from ega_jax.systems.choice import score_bids, token_bids
 from ega_jax.systems.rows import own_of
 from ega_jax.types import Request
 
@@ -70,12 +71,14 @@ def rate_inputs(system, batch, bids, ads, nodes, slate):
   changed = with_own_bid(np.asarray(bids, np.float32), moved, own)
   lists = generation.in_market(system.lists, system.params["market"])
   items, theta = flat(slate.items), flat(slate.click_probability)
-  found = _rate_inputs(system.models, system.params, batch, jnp.asarray(changed), items, theta, moved, lists)
+  found = _rate_inputs(
+    system.models, system.options, system.params, batch, jnp.asarray(changed), items, theta, moved, lists
+  )  # fmt: skip
   return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), found)
 
 
-@functools.partial(jax.jit, static_argnames=("models",))
-def _rate_inputs(models, params, batch, bids, items, theta, ads, lists):
+@functools.partial(jax.jit, static_argnames=("models", "options"))
+def _rate_inputs(models, options, params, batch, bids, items, theta, ads, lists):
   """Returns RateInputs [B, X] of profiles bids f32[B, X, C], ads i32[B, X], lists items i32[B, X, K], theta f32."""
   request = Request.from_batch(batch)
   prepared = generation.prepare(models, params, request)
@@ -83,7 +86,8 @@ def _rate_inputs(models, params, batch, bids, items, theta, ads, lists):
   is_ad = jax.vmap(lambda row, index: row[index])(request.is_ad, place) & shown
   own = (items == ads[..., None]) & shown
   others = jnp.where(is_ad & ~own, jnp.take_along_axis(bids, place, axis=-1), 0.0)
-  z = _allocation_probabilities(models, params, prepared, items, bids, lists)
+  worth = token_bids(options, score_bids(options, request, bids))
+  z = _allocation_probabilities(models, params, prepared, items, worth, lists)
   scale = params["market"]["bid_scale"]
   return RateInputs(bids=others / scale, probability=z * theta, slot=jnp.argmax(own, axis=-1))
 

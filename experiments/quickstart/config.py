@@ -30,6 +30,7 @@ def get_config():
   evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 16, 192
   evaluation.frontier_requests = 32
   evaluation.unshown, evaluation.refinements = 2, 0
+  evaluation.equilibrium_loads = ("fixed",)
   return config
 
 

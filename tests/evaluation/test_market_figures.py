@@ -9,6 +9,19 @@ from ega_jax.evaluation import bootstrap, market, oracle, payments, systems
 from ega_jax.systems import balance
 
 
+def test_violations_of_individual_rationality_by_hand():
+  items = np.array([[4, 0, -1, 2], [3, 5, 1, 6]])
+  is_ad = np.array([[True, False, False, True], [True, True, False, True]])
+  bid = np.array([[2.0, 9, 9, 0.0], [1, 3, 9, 4]])
+  fair = np.array([[2.0, 0, 9, 0.0], [0.5, 3 * (1 + 1e-8), 0, 0]])
+  np.testing.assert_array_equal(market.violations(items, is_ad, bid, fair), [0, 0])
+  for place, price, expected in (((0, 0), 2.001, [1, 0]), ((0, 1), 0.1, [1, 0]), ((1, 3), -0.01, [0, 1]),
+                                 ((0, 3), 1e-3, [1, 0]), ((0, 2), 50.0, [0, 0])):  # fmt: skip
+    unfair = fair.copy()
+    unfair[place] = price
+    np.testing.assert_array_equal(market.violations(items, is_ad, bid, unfair), expected)
+
+
 def test_figures_by_hand():
   items = np.array([[4, 0, -1], [3, 5, 1]])
   is_ad = np.array([[True, False, False], [True, True, False]])

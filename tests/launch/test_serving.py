@@ -127,8 +127,8 @@ def test_only_what_concerns_an_evaluation_can_be_changed_for_it():
       evaluate.main([argument])
   config, finals = finished.load_run(tiny_run.trained()[0])
   with config.unlocked():
-    experiment.override(config, "--config.evaluation.equilibrium_load=half")
-  with pytest.raises(ValueError, match="'half'; allowed: 'equal', 'fixed'"):
+    experiment.override(config, "--config.evaluation.equilibrium_loads=('half',)")
+  with pytest.raises(ValueError, match="'half'; allowed: 'fixed', 'equal'"):
     evaluate_seed(config, finals, "unused")
 
 

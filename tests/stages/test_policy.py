@@ -2,15 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import tiny_run
 from ega_jax.decoding import slate
-from ega_jax.stages import recipe
+from ega_jax.stages import policy, recipe
 from ega_jax.stages.policy import policy_stage
 from ega_jax.systems import generation
 from ega_jax.systems.choice import Options, believe, score_bids
 from ega_jax.types import Request
+from oracles_evaluation import score_by_loop
 
 
 @pytest.mark.parametrize("bid_free", [False, True])
@@ -43,3 +45,29 @@ def test_lists_are_scored_by_mixed_bids_unless_bid_free(bid_free):
   assert float(found) == pytest.approx(float(expected.sum()), rel=1e-4) and rows == len(items)
   plain = slate.list_score(theta, take(request.bid), take(request.is_ad), objective, where=items >= 0)
   assert bid_free == (float(plain.sum()) == pytest.approx(float(expected.sum()), rel=1e-4))
+
+
+def test_a_contribution_is_the_score_less_that_of_the_list_without_the_item():
+  config, models, params = tiny_run.config(), tiny_run.models(), tiny_run.trained()[1]["policy"]
+  batch = tiny_run.requests_of_test()
+  request = Request.from_batch(batch)
+  prepared = generation.prepare(models, params, request)
+  lists = generation.in_market(recipe.list_config(config), params["market"])
+  bids = 5 * jnp.asarray(request.bid)
+  items, found, total = policy._marginal_contributions(models, params, prepared, bids, bids, lists, None, 1.0)
+  decoder = generation.decoder(models, params, prepared.memory, config.list_length * prepared.table.codes.shape[-1])
+  weight, fee = map(float, generation.objective(params["market"]))
+
+  def scores(dropped):
+    """Scores of the greedy lists when candidate `dropped` i[B] of each request does not exist (-1: all do)."""
+    masked = jnp.asarray(dropped)[:, None, None] == jnp.arange(bids.shape[1])
+    shown = slate.greedy(decoder, prepared.table, bids, prepared.prior, lists, masked)
+    _, theta = believe(models, params, prepared, shown)
+    rows = zip(np.asarray(shown)[:, 0], np.asarray(theta)[:, 0], np.asarray(bids), batch["is_ad"], strict=True)
+    return np.array([score_by_loop(*row, weight, fee) for row in rows])
+
+  whole = scores(np.full(len(items), -1))
+  np.testing.assert_allclose(total, whole, rtol=1e-4)
+  for place in range(config.list_length):
+    expected = whole - scores(np.asarray(items)[:, place])
+    np.testing.assert_allclose(found[:, place], expected, rtol=1e-3, atol=1e-4)

@@ -1,8 +1,10 @@
 """The recipe's stages on tiny data: they train, they move what they may, and they leave what later ones need."""
 
+import copy
 import inspect
 import json
 import re
+import types
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 import tiny_run
 from ega_jax.parallel.partition import path_name
-from ega_jax.stages import payment
+from ega_jax.stages import payment, recipe
 from ega_jax.systems import pricing
 from ega_jax.systems.pricing import value_nodes
 from experiments.custom_loss import config as custom_loss
@@ -97,6 +99,44 @@ def test_payment_tables_are_curves_over_absolute_bids():
   np.testing.assert_allclose(tables["weight"].sum(1), 1, atol=1e-4)
   # Eq. 35: the multiplier grows by the regret; it starts at lambda_0 and regret is never negative.
   assert float(finals["payment"]["payment"]["multiplier"]) >= tiny_run.config().payment.multiplier
+
+
+def test_stored_payment_tables_are_read_for_their_own_parameters_only(monkeypatch, tmp_path):
+  config, made = tiny_run.config(), []
+  table = {"nodes": np.ones((3, 2), np.float32)}
+  monkeypatch.setattr(payment, "_batch_tables", lambda *args: made.append(args) or table)
+  system = lambda value: types.SimpleNamespace(params={"policy": np.full(3, value)})
+  ask = lambda value, **how: payment.payment_tables(config, system(value), str(tmp_path / "tables.npz"), **how)
+  first, batches = ask(1.0), len(made)
+  again = ask(1.0)
+  assert len(made) == batches and again.keys() == table.keys()
+  np.testing.assert_array_equal(again["nodes"], first["nodes"])
+  ask(2.0, writes=False)
+  assert len(made) == 2 * batches
+  ask(1.0)
+  assert len(made) == 2 * batches  # what was not written left the file as it was
+  ask(2.0)
+  ask(2.0)
+  assert len(made) == 3 * batches
+
+
+@pytest.mark.parametrize("length", [3, 5, 40])
+def test_lists_of_another_length_than_the_datas_are_refused_at_once(length, tmp_path):
+  config = copy.deepcopy(tiny_run.config())
+  config.list_length = length
+  with pytest.raises(ValueError, match=f"config.list_length is {length}; the lists of .* have 4 items; allowed: 4, or"):
+    recipe.stages(config, tmp_path)
+
+
+def test_what_the_tokenizer_says_of_its_ids():
+  ids = tiny_run.trained()[1]["tokenizer"]["ids"]
+  config = tiny_run.config()
+  evaluate = next(stage for stage in recipe.stages(config, "unused") if stage.name == "tokenizer").evaluate
+  found = evaluate(tiny_run.trained()[1]["tokenizer"])
+  paths = [tuple(path) for path in np.asarray(ids.poi)[:, :-1]]
+  assert found["poi/collision_rate"] == pytest.approx(np.mean([paths.count(path) > 1 for path in paths]))
+  assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
+  assert {"poi/path_similarity", "creative/path_similarity", "poi/code_usage_0"} <= found.keys()
 
 
 def test_sampled_regret_is_the_loop():

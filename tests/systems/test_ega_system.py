@@ -11,7 +11,7 @@ from ega_jax.evaluation import payments
 from ega_jax.stages import recipe
 from ega_jax.systems import distinct, generation, pricing
 from ega_jax.systems.ega import Options
-from ega_jax.systems.payment import PivotPayment
+from ega_jax.systems.payment import PivotPayment, shown_ads
 from ega_jax.systems.probabilities import shown_probabilities
 
 LENGTH = 4
@@ -139,6 +139,20 @@ def test_the_papers_inputs_hold_z_theta_and_not_the_own_bid():
   assert shown.any() and (at_own(found.bids)[shown] == 0).all() and (np.asarray(found.bids) >= 0).all()
   own = at_own(found.probability)[shown]
   assert ((own > 0) & (own <= table.x[shown] * (1 + 1e-5))).all() and (own < 0.999 * table.x[shown]).any()
+
+
+@pytest.mark.parametrize("virtual", [0.0, 0.4])
+def test_the_papers_inputs_weigh_tokens_as_the_system_that_is_served(virtual):
+  (batch, bids), system = _batch(), _system(virtual=virtual)
+  slate = system.allocate(batch, bids)
+  items = np.asarray(slate.items)[:, 0]
+  ads, shown = shown_ads(batch, slate, 0)
+  own = np.take_along_axis(batch["bid"], np.maximum(ads, 0), 1)[..., None]
+  found = pricing.rate_inputs(system, batch, batch["bid"], ads, own, shown)
+  expected = shown_probabilities(system, batch, bids, slate) * np.asarray(slate.click_probability)[:, 0]
+  expected = np.where(items >= 0, expected, 0.0)
+  for b, k in np.argwhere(ads >= 0):
+    np.testing.assert_allclose(np.asarray(found.probability)[b, k, 0], expected[b], rtol=1e-4)
 
 
 def test_allocation_probabilities_of_all_first_items_sum_to_one():
