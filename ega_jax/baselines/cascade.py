@@ -14,9 +14,12 @@ from ega_jax.decoding.neighbours import moves, neighbours
 from ega_jax.systems import generation
 from ega_jax.systems.choice import Options, score_bids
 from ega_jax.systems.distinct import ListClicks
+from ega_jax.systems.kept import Kept
 from ega_jax.systems.merge import greedy_merge
 from ega_jax.systems.rows import at_items
 from ega_jax.types import Request, Slate
+
+RANKS = 2**28  # bytes of ranked requests that are kept, whatever the bids
 
 
 @functools.partial(jax.jit, static_argnames=("ranker",))
@@ -51,20 +54,20 @@ class Cascade:
       met by giving some requests, by their row, one more).
     num_lists: N_S of MCA+R; 0 shows the greedy list.
     recall_size: ads that reach the ranker; 0: all.
-    clicks: ListClicks, which the same cascade at other ad loads shares; None for one of its own.
+    shared: (ListClicks, Kept ranks) of the same cascade at other ad loads; None: its own.
     options: what a bid is worth to the list score; None: itself.
   """
 
   def __init__(self, name, ranker, params, list_length, *, models=None, slots="greedy", fixed_ads=3.0, num_lists=0,
-               swap_distance=3, recall_size=0, clicks=None, options=None):  # fmt: skip
+               swap_distance=3, recall_size=0, shared=None, options=None):  # fmt: skip
     self.name, self.ranker, self.params, self.list_length = name, ranker, params, list_length
     self.settings = {
       "models": models, "slots": slots, "fixed_ads": fixed_ads, "num_lists": num_lists,
-      "swap_distance": swap_distance, "recall_size": recall_size, "clicks": clicks or ListClicks(models, params),
-      "options": options or Options(),
+      "swap_distance": swap_distance, "recall_size": recall_size, "options": options or Options(),
+      "shared": shared or (ListClicks(models, params), Kept(RANKS)),
     }  # fmt: skip
     self.models, self.slots, self.fixed_ads, self.num_lists = models, slots, fixed_ads, num_lists
-    self.recall_size, self._clicks = recall_size, self.settings["clicks"]
+    self.recall_size, (self._clicks, self._ranks) = recall_size, self.settings["shared"]
     self.moves = moves(list_length, num_lists, min(swap_distance, list_length - 1)) if num_lists else None
 
   def with_knob(self, knob):
@@ -80,8 +83,9 @@ class Cascade:
     return self.fixed_ads if self.slots == "fixed" else float(self.params["market"]["slot_price"])
 
   def forget(self):
-    """Drops the scores of lists that are kept of earlier calls."""
-    self._clicks.forget()
+    """Drops what is kept of earlier calls, at other ad loads too."""
+    for kept in self.settings["shared"]:
+      kept.forget()
 
   @property
   def objective(self):
@@ -98,7 +102,7 @@ class Cascade:
     request, bids = Request.from_batch(batch), jnp.asarray(bids, jnp.float32)
     request = jax.tree.map(jnp.asarray, request)
     bids = score_bids(self.settings["options"], request, bids)
-    pctr, recall, creative = _rank(self.ranker, self.params, request)
+    pctr, recall, creative = self._ranks.get(request, lambda: _rank(self.ranker, self.params, request))
     valid = _recalled(recall, request.is_ad, request.valid, self.recall_size)
     worth = self.objective.worth(pctr[:, None], bids, request.is_ad[:, None])
     if self.slots == "fixed":

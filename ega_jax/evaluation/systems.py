@@ -62,6 +62,25 @@ def virtual_values(batch, sigma):
   return np.where(batch["is_ad"], virtual, 0.0)
 
 
+def price_by_ads(payment_rule, columns, slates, shading=1.0, chunk_size=64):
+  """Returns [price f[B, 1, K] per click of each chunk]: requests are priced with others that show as many ads.
+
+  A sweep over own bids takes as long as the request with the most ads of its batch.
+
+  Args: slates: of the `chunks` of columns, at bids shading * value.
+  """
+  sizes = [count for count, _ in chunks(columns, chunk_size)]
+  rows = [[np.asarray(leaf)[:size] for leaf in vars(slate).values()] for size, slate in zip(sizes, slates, strict=True)]
+  shown = type(slates[0])(*(np.concatenate(leaves) for leaves in zip(*rows, strict=True)))
+  order = np.argsort(at_items(columns["is_ad"], shown.items, False).sum((1, 2)), kind="stable")
+  price = np.zeros(shown.items.shape)
+  for count, batch in chunks({**take(columns, order), "_row": order}, chunk_size):
+    place = batch.pop("_row")
+    slate = type(shown)(*(leaf[place] for leaf in vars(shown).values()))
+    price[place[:count]] = np.asarray(payment_rule.price(batch, truthful(batch, shading), slate))[:count]
+  return [part["price"] for _, part in chunks({"price": price}, chunk_size)]
+
+
 def evaluate_system(
   system, payment_rule, columns, world=None, theta_model=None, *, shading=1.0, sigma=None, chunk_size=64
 ):
@@ -72,11 +91,11 @@ def evaluate_system(
     its mean is that of the unclipped Myerson integral, whether curves fall or not, without a sweep (Myerson 1981).
     Also returned: "user" i[n], for the clustered bootstrap.
   """
+  slates = [system.allocate(batch, truthful(batch, shading)) for _, batch in chunks(columns, chunk_size)]
+  prices = price_by_ads(payment_rule, columns, slates, shading, chunk_size)
   blocks = []
-  for count, batch in chunks(columns, chunk_size):
+  for (count, batch), slate, price in zip(chunks(columns, chunk_size), slates, prices, strict=True):
     bids = truthful(batch, shading)
-    slate = system.allocate(batch, bids)
-    price = np.asarray(payment_rule.price(batch, bids, slate))
     items, ads = np.asarray(slate.items), at_items(batch["is_ad"], slate.items, False)
     block = market.layout_totals(items, ads)
     block["violations"] = market.violations(items, ads, at_items(bids[:, 0], items), price)

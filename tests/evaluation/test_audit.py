@@ -146,6 +146,28 @@ def test_audited_revenue_is_the_evaluation_s():
     assert figures["true/rpm_own"] == pytest.approx(summary["true/rpm"], rel=tolerance)
 
 
+@pytest.mark.parametrize("chunk_size", [1, 5, 12, 64])
+def test_requests_are_priced_with_their_like_and_for_the_same(chunk_size):
+  world, seen = toy.ToyWorld(num_requests=12), []
+  system = toy.RankByBid(world)
+
+  class Recorded(toy.PivotPayment):
+    def price(self, batch, bids, slate):
+      items = np.asarray(slate.items)
+      ads = np.take_along_axis(batch["is_ad"], np.maximum(items[:, 0], 0), 1) & (items[:, 0] >= 0)
+      np.testing.assert_array_equal(items, system.allocate(batch, bids).items)
+      seen.append(ads.sum(1))
+      return np.asarray(batch["row"])[:, None, None] + 0.1 * np.arange(items.shape[2]) + 0 * bids[:, :, :1]
+
+  rule = Recorded(toy.AffineMaximiser(world))
+  found = systems.evaluate_system(system, rule, world.columns, world, shading=0.9, chunk_size=chunk_size)
+  shown = np.concatenate(seen)
+  assert (np.diff(shown) >= 0).all() and shown.min() < shown.max()
+  for row in range(12):
+    one = systems.evaluate_system(system, rule, systems.take(world.columns, [row]), world, shading=0.9, chunk_size=1)
+    assert found["true/revenue"][row] == pytest.approx(one["true/revenue"][0])
+
+
 def test_weights_stand_for_all_ads():
   rng = np.random.default_rng(0)
   is_ad = np.arange(9) >= 3

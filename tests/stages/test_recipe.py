@@ -166,7 +166,7 @@ def test_node_weights_are_the_values_distribution():
 def test_a_custom_loss_is_one_function_and_one_line_and_it_trains():
   assert len(inspect.getsource(custom_loss).splitlines()) <= 40
   config = custom_loss.get_config()
-  config.data = tiny_run.data()
+  config.data, config.list_length = tiny_run.data(), 4
   stages = custom_loss.stages(config, None)
   assert [stage.name for stage in stages] == ["tokenizer", "pretrain"]
   # The shared run's pre-training has this loss: the total and the new term both fall.
