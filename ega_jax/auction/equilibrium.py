@@ -1,4 +1,4 @@
-"""The symmetric shading equilibrium at which systems with different payment rules are compared (EGA Section 8).
+"""The symmetric shading equilibrium at which systems with different payment rules are compared.
 
 Under truthful bids a manipulable rule can charge more than any truthful one; that is not a better system. Our decision:
 every ad bids g * value, with g such that no single ad gains by another multiple.

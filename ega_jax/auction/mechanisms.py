@@ -156,7 +156,7 @@ def vcg(theta, *, offset=None, lists=None):
   """Returns VCG over the lists theta f[..., L, N]: the pivot is "bid_i := 0, all lists allowed".
 
   Over all ordered lists it is VCG; over lists generated without looking at bids it is `vcg_range`, exactly truthful too
-  (EGA Section 9, our decision): P_i = max_A score(A; b_i = 0) - (score(A*) - b_i theta_i(A*)).
+  (our decision): P_i = max_A score(A; b_i = 0) - (score(A*) - b_i theta_i(A*)).
   """
   theta = np.asarray(theta, np.float64)
   return Maximiser(theta, (Identity(),) * theta.shape[-1], offset, lists=lists)
@@ -240,7 +240,7 @@ def myerson_reserves(distributions):
 def slot_threshold_gsp(nodes, slot, x):
   """Returns per-click prices f[B, A, G]: the least own bid, connected to the node, that keeps the slot or a better one.
 
-  GSP for any allocation (EGA Section 8, our decision); equals GSP on an eCPM ranking, up to the width of the nodes.
+  GSP for any allocation (our decision); equals GSP on an eCPM ranking, up to the width of the nodes.
 
   Args:
     nodes: f[B, A, G], own bids of a counterfactual table.

@@ -44,7 +44,7 @@ def participation(outcome, bids):
 
 
 def psi(mechanism, values, *, gammas=GAMMAS, floor=None, chunk=None):
-  """Returns (literal, ratio) of Psi (EGA Section 8): regret over utility when ads may scale their bid by gamma.
+  """Returns (literal, ratio) of the paper's Psi: regret over utility when ads may scale their bid by gamma.
 
   literal = mean over requests of sum_i rgt_i / max(u_i, floor), over ads shown at truth; ratio = sum rgt / sum u.
 

@@ -4,7 +4,7 @@ An auction outcome is a function of bids. Whatever computes it (a brute-force or
 a user's own function) is audited here by re-running it with one ad's bid replaced and the others fixed:
 `counterfactual_table`. Everything else is arithmetic on that table, in float64 numpy.
 
-The nodes are absolute own bids (EGA Section 7, our decision): a grid of multiples of the report is another grid for
+The nodes are absolute own bids (our decision): a grid of multiples of the report is another grid for
 every report, and no payment over it is truthful.
 """
 
@@ -204,7 +204,7 @@ def _take_nodes(leaf, order):
 
 def myerson_integral(table):
   """Returns the Payments P(z_k) = sum_{m<=k} z_m (x_m - x_{m-1}), x_{-1} = 0, of the rule that rounds a bid down to a
-  node (Myerson 1981; EGA Section 7).
+  node (Myerson 1981).
 
   Exactly truthful where x is non-decreasing on the nodes. Above a fall of x no payment is truthful: the integral is
   clipped to [0, z_k x_k], and `clipped` says where.

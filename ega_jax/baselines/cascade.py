@@ -1,4 +1,4 @@
-"""The multi-stage cascade (MCA): recall, pCTR ranking, creative ranking, slots (EGA Section 5, our decision in detail).
+"""The multi-stage cascade (MCA): recall, pCTR ranking, creative ranking, slots (EGA's baseline; details ours).
 
 MCA-fixed fills fixed ad slots; MCA decides every slot by b * pCTR - slot_price against organic_weight * pCTR; MCA+R
 proposes N_S neighbours of that list and shows the one with the best score(Y) under the same reward model as EGA's.

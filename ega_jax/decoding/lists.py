@@ -30,7 +30,7 @@ class Decoder(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ListConfig:
-  """How lists are generated (EGA section 3.4). The four numbers of the token weight are pytree leaves: sweeping them
+  """How lists are generated (EGA Eq. 21-24). The four numbers of the token weight are pytree leaves: sweeping them
   compiles nothing anew; the rest is static.
 
   A token's weight is w = (bid / bid_scale)^alpha + beta (Eq. 21); an organic item's is `organic_beta` (None: beta).

@@ -40,7 +40,7 @@ def assess(entry, config, world, believe, equal, samples):
 
 
 def equilibria(entry, config, world, equal, validation, truthful, pay):
-  """Returns (figures, totals) of RPM (c), EGA section 8, at each of config.evaluation.equilibrium_loads.
+  """Returns (figures, totals) of RPM (c) at each of config.evaluation.equilibrium_loads.
 
   "fixed" keeps the slot price of truthful bids, so that shaded bids show fewer ads; "equal" (names end in "_equal")
   sets the price anew at every g, so that the ad load stays. They are one where nobody shades.

@@ -15,7 +15,7 @@ from ega_jax.evaluation.systems import chunks, take, true_clicks, truthful
 from ega_jax.systems.pricing import node_weights
 from ega_jax.systems.rows import at_items, own_of
 
-GAMMAS = np.round(np.arange(0.2, 2.01, 0.2), 1)  # EGA section 5: misreports gamma * v, for Psi only
+GAMMAS = np.round(np.arange(0.2, 2.01, 0.2), 1)  # the paper's misreports gamma * v, for Psi only
 STEP = 0.01  # i-SIC's perturbation of the bid (Deng et al. 2020)
 
 
@@ -109,7 +109,7 @@ def audit_figures(audit, options=None):
   """Returns {figure: float}: regret, Psi, i-SIC, IR and the shape of the curves, per click model where it matters.
 
   Regret is in money per ad and request; `regret_per_payment` and `regret_per_utility` are ratios of totals over all ads
-  (unshown ones by their weight). rpm_own is over the audited requests; revenue (b) of EGA section 8
+  (unshown ones by their weight). rpm_own is over the audited requests; revenue (b), that of the integral,
   is `audit_views.myerson_totals`.
   Standard errors (over requests) end in "/standard_error".
   """

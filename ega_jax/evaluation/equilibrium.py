@@ -1,4 +1,4 @@
-"""Revenue at the symmetric shading equilibrium of a system's own payment rule (EGA section 8, revenue (c))."""
+"""Revenue at the symmetric shading equilibrium of a system's own payment rule: RPM (c) of BUILD_NOTES.md."""
 
 import dataclasses
 

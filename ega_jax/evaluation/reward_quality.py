@@ -33,7 +33,10 @@ def evaluator(config, params):
 
 
 def quality(config, params, split="test"):
-  """Returns {"model", "truth": ranking.click_quality, "calibrated", "calibration": curve} on a split's logged lists."""
+  """Returns {"model", "truth": ranking.click_quality, "calibrated", "beats_truth", "calibration": curve} of logs.
+
+  No model can have a greater AUC than the true probabilities but by chance: beats_truth says that data leak.
+  """
   models = recipe.build_models(config, recipe.data_sizes(config.data))
 
   @jax.jit
@@ -58,9 +61,11 @@ def quality(config, params, split="test"):
   truth = world.click_probabilities(logs["row"], logs["shown_item"], logs["shown_creative"])[0]
   report = ranking.click_quality(probability, logs["click"], is_ad, where=shown)
   curve = ranking.calibration_curve(probability, logs["click"], where=shown)
+  bound = ranking.click_quality(truth, logs["click"], is_ad, where=shown)
   return {
     "model": report,
-    "truth": ranking.click_quality(truth, logs["click"], is_ad, where=shown),
+    "truth": bound,
     "calibrated": ranking.calibrated(report),
+    "beats_truth": bool(report["auc"] > bound["auc"] + 3 * bound["auc/standard_error"]),
     "calibration": {key: value.tolist() for key, value in curve.items()},
   }

@@ -60,10 +60,12 @@ def reward(results):
     positions = [value for part in parts for key, value in part.items() if key.startswith("pcoc/position_")]
     row = [cell([part.get(key) for part in parts], form) for key, form in QUALITY.items()]
     rows.append([name, *row, f"{min(positions):.3f} .. {max(positions):.3f}"])
+  leaks = sum(bool(seed.get("beats_truth")) for seed in seeds)
   bands = sum(bool(seed["calibrated"]) for seed in seeds)
   return "\n\n".join([
     table(["", *QUALITY, "pcoc by position"], rows),
-    f"PCOC in its bands ([.95, 1.05] overall, [.9, 1.1] in every position) in {bands} of {len(seeds)} seeds.",
+    f"PCOC in its bands ([.95, 1.05] overall, [.9, 1.1] in every position) in {bands} of {len(seeds)} seeds. "
+    f"AUC above the truth's by more than three standard errors, which would be a leak: {leaks}.",
   ])  # fmt: skip
 
 

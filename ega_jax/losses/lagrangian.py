@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 
 def cap_price(price, bid, *, straight_through=True):
-  """Returns min(price, bid) [...] per click (EGA Section 7, our decision); no gradient reaches `bid`.
+  """Returns min(price, bid) [...] per click (ours: BUILD_NOTES.md, "Payments"); no gradient reaches `bid`.
 
   At the truthful report the gradient passes straight through the cap to `price`: a price that overshot the bid would
   otherwise never come back. At a misreport (`straight_through=False`) it must not: raising the price does not raise

@@ -14,7 +14,7 @@ def _summed(per_example, where):
 def rq_vae_loss(embeddings, reconstruction, residuals, codewords, *, beta=0.25, where=None):
   """Returns (sum, weight, metrics) of |x - x_hat|^2 + sum_l(|sg[r_l] - c_l|^2 + beta |r_l - sg[c_l]|^2).
 
-  GPR section 2 (the RQ-VAE of EGA section 2 has the same form). Squares are summed over dimensions. r_l must come
+  GPR section 2 (EGA's RQ-VAE has the same form). Squares are summed over dimensions. r_l must come
   with no gradient to c_1..c_(l-1) (our decision): a codeword then moves by its own level's term only. The codebook
   and commitment terms are equal in value; they differ in what they move.
 

@@ -1,4 +1,4 @@
-"""Stage 1: POI and creative embeddings -> semantic ids (EGA Section 2)."""
+"""Stage 1: POI and creative embeddings -> semantic ids (BUILD_NOTES.md, "Tokens")."""
 
 import jax
 import jax.numpy as jnp

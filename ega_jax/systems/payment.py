@@ -1,4 +1,4 @@
-"""Payment rules of generated lists: the learned one and the exact one over bid-free lists (EGA Sections 4.5 and 9).
+"""Payment rules of generated lists: the learned one and the exact one over bid-free lists (EGA Eq. 25-26; ours).
 
 Both price the shown ads of a list (`price`) and the moved ad of an own-bid curve (`own_bid_price`).
 """
@@ -65,7 +65,7 @@ class LearnedPayment:
 class PivotPayment:
   """VCG over the range of bid-free lists: exactly truthful, P_i = max_A score(A; b_i = 0) - (score(A*) - b_i theta_i).
 
-  For a system whose lists ignore bids (EGA Section 9; Nisan and Ronen 2007 on maximal-in-range mechanisms).
+  For a system whose lists ignore bids (ours; Nisan and Ronen 2007 on maximal-in-range mechanisms).
   """
 
   name = "vcg_range"

@@ -1,4 +1,4 @@
-"""Residual k-means (RQ-Kmeans): level l clusters what levels 1..l-1 left over (EGA section 2; GPR section 2).
+"""Residual k-means (RQ-Kmeans): level l clusters what levels 1..l-1 left over (EGA; GPR section 2).
 
 Numerics: embeddings are centred and scaled to unit root mean square before anything is multiplied, identical rows are
 merged (one code path per distinct embedding, whatever its position in a batch), and residuals that are rounding error

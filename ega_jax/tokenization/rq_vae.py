@@ -1,4 +1,4 @@
-"""RQ-VAE: an autoencoder whose latent is a sum of codewords, one per level (EGA section 2; GPR section 2).
+"""RQ-VAE: an autoencoder whose latent is a sum of codewords, one per level (EGA; GPR section 2).
 
 Codes collapse when codebooks start at random, so they start at residual k-means of the encoder's outputs
 (`init_codebooks_by_kmeans`). Policy for codes that die in training (our decision): after a first quarter of the steps,

@@ -120,7 +120,7 @@ def test_sections_beside_the_comparison(results):
   rewards = [reward, reward | {"calibrated": False}]
   text = report.markdown(results | {"systems": systems, "reward": rewards, "next_poi": [{"with_time": poi}, None]})
   assert "| EGA | 1,234,567 ± 0 | 2.00e+09 ± 0.00e+00 | 42.0 ± 2.8 | - | 9 ± 0 |" in text and "| MCA | 1," not in text
-  assert "1.020 .. 1.020" in text and "[.9, 1.1] in every position) in 1 of 2 seeds" in text
+  assert "1.020 .. 1.020" in text and "[.9, 1.1] in every position) in 1 of 2 seeds. AUC above the truth's" in text
   assert "| with the visit's time | acc@1 | 7 | 0.300 | 0.400 | +0.100 [-0.050, +0.250] |" in text
   assert "without the visit's time" not in text
   for heading in ("Cost", "Reward model", "Next POI"):

@@ -95,6 +95,7 @@ def test_evaluation_writes_figures_and_a_report(tmp_path):
   difference = results["systems"]["MCA"]["differences"]["true/rpm_myerson"]["mean"]
   revenue = [results["systems"][name]["figures"]["true/rpm_myerson"][0] for name in ("MCA", "EGA")]
   assert difference == pytest.approx(revenue[0] - revenue[1])
+  assert figures["reward"]["beats_truth"] is False
   found = {name: one["parameters"] for name, one in figures["systems"].items()}
   assert found["popularity"] == 0 < found["MCA"] < found["EGA"]
   assert figures["systems"]["EGA"]["milliseconds"] > 0 < figures["systems"]["MCA"]["flops"] and "## Cost" in text
