@@ -102,7 +102,7 @@ class Cascade:
     request, bids = Request.from_batch(batch), jnp.asarray(bids, jnp.float32)
     request = jax.tree.map(jnp.asarray, request)
     bids = score_bids(self.settings["options"], request, bids)
-    pctr, recall, creative = self._ranks.get(request, lambda: _rank(self.ranker, self.params, request))
+    pctr, recall, creative = self._ranked(request)
     valid = _recalled(recall, request.is_ad, request.valid, self.recall_size)
     worth = self.objective.worth(pctr[:, None], bids, request.is_ad[:, None])
     if self.slots == "fixed":
@@ -117,14 +117,17 @@ class Cascade:
     creatives = at_items(creative, items, -1)
     return Slate(items=items, creatives=creatives, click_probability=theta)
 
+  def _ranked(self, request):
+    """Returns `_rank` of a request, which is computed once while it is kept: no bid enters it."""
+    return self._ranks.get(request, lambda: _rank(self.ranker, self.params, request))
+
   def programs(self, batch, bids):
     """Yields (jitted function, its arguments) of one allocation, scoring N_S different neighbours."""
     request = jax.tree.map(jnp.asarray, Request.from_batch(batch))
     yield functools.partial(_rank, self.ranker), (self.params, request)
     if self.num_lists:
       items = np.repeat(np.asarray(self.allocate(batch, bids).items[:, :1]), self.num_lists, axis=1)
-      creative = _rank(self.ranker, self.params, request)[2]
-      yield from self._clicks.programs(request, items, np.asarray(creative))
+      yield from self._clicks.programs(request, items, self._ranked(request)[2])
 
   def _fixed(self, worth, request, valid, batch):
     """Returns lists whose ad slots are fixed before anything is scored."""

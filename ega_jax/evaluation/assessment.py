@@ -1,6 +1,6 @@
 """Payments and incentives of one system of the comparison: revenue, audit, shading equilibria."""
 
-from ega_jax.evaluation import audit, audit_views, equilibrium, payments
+from ega_jax.evaluation import audit, audit_views, equilibrium, payments, report
 from ega_jax.evaluation.systems import evaluate_system
 
 LOADS = ("fixed", "equal")
@@ -32,8 +32,8 @@ def assess(entry, config, world, believe, equal, samples):
   found = audit.audit_system(entry.system, entry.rule, priced, world, auditing)
   figures |= {f"audit/{name}": value for name, value in audit.audit_figures(found, auditing).items()}
   kept["audited"] = audit_views.myerson_totals(found)
-  figures["curves"] = plain(audit_views.example_curves(found))
-  figures["scatter"] = plain(audit_views.payment_scatter(found))
+  figures["curves"] = report.plain(audit_views.example_curves(found))
+  figures["scatter"] = report.plain(audit_views.payment_scatter(found))
   pay = lambda setting, g: evaluate_system(*setting, priced, world, believe, shading=g, chunk_size=chunk)
   found, totals = equilibria(entry, config, world, equal, samples["validation"], paid, pay)
   return figures | found, kept | totals
@@ -63,12 +63,3 @@ def equilibria(entry, config, world, equal, validation, truthful, pay):
       g = found.multiplier
       totals[f"equilibrium{end}"] = truthful if g == 1.0 else pay(setting(g), g)
   return figures, totals
-
-
-def plain(value):
-  """Returns `value` with arrays as lists."""
-  if isinstance(value, dict):
-    return {key: plain(one) for key, one in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [plain(one) for one in value]
-  return value.tolist() if hasattr(value, "tolist") else value

@@ -3,6 +3,7 @@
 Totals per user are kept (npz) beside the figures (JSON), so that a report over seeds needs no model.
 """
 
+import itertools
 import json
 import os
 import time
@@ -34,7 +35,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   """Writes OUTPUT/{name}.npz and figures.json for every system of the line-up, and returns the figures.
 
   Rows found in OUTPUT that the same commit made from the same config and parameters are kept: an evaluation that was
-  killed goes on with the row it was at. Figures of another origin are kept as figures.before.json.
+  killed goes on with the row it was at. Rows of another origin are set aside (OUTPUT.1, ..).
 
   Args:
     config: the experiment's config. finals: {stage: params}. say: progress, one line per system.
@@ -53,11 +54,11 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   target = logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
   equal = load.EqualLoad(balancing, target, chunk, config.list_length)
   believe = reward_quality.evaluator(config, finals["policy"])
-  os.makedirs(output, exist_ok=True)
   made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}
   figures = kept_figures(output, made_by)
   if figures is None:
     set_aside(output)
+    os.makedirs(output, exist_ok=True)
     figures = {**made_by, "target_ad_share": target, "systems": {}}
   seen, before = {}, None
   for name, make in (
@@ -109,10 +110,10 @@ def kept_figures(output, made_by):
 
 
 def set_aside(output):
-  """Renames the figures of another commit, config or parameters: hours of measurement are not written over."""
-  path = os.path.join(output, FIGURES)
-  if os.path.isfile(path):
-    os.replace(path, path.replace(".json", ".before.json"))
+  """Renames a folder of rows to OUTPUT.1, OUTPUT.2, ..: hours of measurement are not written over."""
+  if os.path.isfile(os.path.join(output, FIGURES)):
+    number = next(number for number in itertools.count(1) if not os.path.exists(f"{output}.{number}"))
+    os.rename(output, f"{output}.{number}")
 
 
 def milliseconds(system, columns, chunk):

@@ -113,3 +113,10 @@ def test_cluster_scripts_print_their_commands():
   assert call(["bash", SCRIPTS / "tpu_pod.sh", *args]).returncode != 0  # no TPU named
   slurm = shlex.split(call(["bash", SCRIPTS / "slurm.sbatch", *args]).stdout)
   assert slurm[0] == "srun" and "--coordinator=auto" in slurm and "--workdir=/shared/a b" in slurm
+
+
+@pytest.mark.parametrize("binary", ["train", "evaluate", "prepare_data", "generate"])
+def test_help_is_no_failure(binary):
+  command = [sys.executable, "-m", f"launch.{binary}", "--help"]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 0 and "python -m launch." in done.stdout + done.stderr

@@ -243,3 +243,9 @@ def test_creatives_are_the_most_probable_own_chain():
       if log_p > best + 1e-6:
         best, found = log_p, own
     assert creative == found
+
+
+@pytest.mark.parametrize("options", [{}, {"bid_free": True, "virtual": 0.2}, {"virtual": 0.2}])
+def test_vcg_over_a_range_is_refused_where_it_would_not_be_truthful(options):
+  with pytest.raises(ValueError, match="vcg_range of .*allowed: bid_free=True, virtual=0"):
+    PivotPayment(_system(**options))

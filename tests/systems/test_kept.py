@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tiny_run
+from ega_jax.baselines import cascade
 from ega_jax.stages import recipe
 from ega_jax.systems import ega
 from ega_jax.systems.ega import Options
@@ -131,3 +132,24 @@ def test_a_request_is_prepared_once_for_all_ad_loads(options, monkeypatch):
     for field in dataclasses.fields(one):
       np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
   assert len({one.items.tobytes() for one in found}) == len(prices)
+  calls.clear()
+  system.with_knob(3.0).forget()  # at every ad load
+  system.with_knob(prices[0]).allocate(batch, bids)
+  assert len(calls) == 1 and system._requests.size > 0
+
+
+def test_a_cascade_ranks_a_request_once_whatever_the_bids_and_the_ad_load(monkeypatch):
+  config, params, calls = tiny_run.config(), tiny_run.trained()[1]["ranker"], []
+  rank = cascade._rank
+  monkeypatch.setattr(cascade, "_rank", lambda *args: calls.append(args) or rank(*args))
+  build = lambda: cascade.Cascade("MCA", recipe.build_ranker(config), params, 4, models=tiny_run.models())
+  system, batch = build(), tiny_run.requests_of_test()
+  for price, scale in ((0.1, 1.0), (0.1, 2.0), (0.6, 2.0)):
+    bids = scale * batch["bid"][:, None]
+    found, fresh = (each.with_knob(price).allocate(batch, bids) for each in (system, build()))
+    for field in dataclasses.fields(found):
+      np.testing.assert_array_equal(getattr(found, field.name), getattr(fresh, field.name))
+  assert len(calls) == 1 + 3
+  system.forget()
+  system.allocate(batch, batch["bid"][:, None])
+  assert len(calls) == 5
