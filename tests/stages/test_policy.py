@@ -1,5 +1,7 @@
 """The policy gradient scores lists by EGA's own objective."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,12 +29,12 @@ def test_lists_are_scored_by_mixed_bids_unless_bid_free(bid_free):
   batch = tiny_run.requests_of_test()
   request = Request.from_batch(batch)
   stage = policy_stage(config, models, recipe.list_config(config), bid_free=bid_free)
-  found, rows = stage.loss(params, batch, jax.random.key(0))[2]["score"]
+  found, rows = jax.jit(stage.loss)(params, batch, jax.random.key(0))[2]["score"]
   worth = score_bids(
     Options(virtual=0.0 if bid_free else 0.4, value_sigma=config.value_sigma), request, jnp.asarray(request.bid)
   )
   bids = generation.expected_bids(request, config.value_sigma) if bid_free else jnp.maximum(worth, 0.0)
-  prepared = generation.prepare(models, params, request)
+  prepared = jax.jit(generation.prepare, static_argnums=0)(models, params, request)
   lists = generation.in_market(
     recipe.list_config(config, bid_cell=1.0) if bid_free else recipe.list_config(config), params["market"]
   )
@@ -51,17 +53,20 @@ def test_a_contribution_is_the_score_less_that_of_the_list_without_the_item():
   config, models, params = tiny_run.config(), tiny_run.models(), tiny_run.trained()[1]["policy"]
   batch = tiny_run.requests_of_test()
   request = Request.from_batch(batch)
-  prepared = generation.prepare(models, params, request)
+  prepared = jax.jit(generation.prepare, static_argnums=0)(models, params, request)
   lists = generation.in_market(recipe.list_config(config), params["market"])
   bids = 5 * jnp.asarray(request.bid)
-  items, found, total = policy._marginal_contributions(models, params, prepared, bids, bids, lists, None, 1.0)
+  contributions = jax.jit(functools.partial(policy._marginal_contributions, models))
+  items, found, total = contributions(params, prepared, bids, bids, lists, None, 1.0)
   decoder = generation.decoder(models, params, prepared.memory, config.list_length * prepared.table.codes.shape[-1])
   weight, fee = map(float, generation.objective(params["market"]))
+
+  greedy = jax.jit(lambda masked: slate.greedy(decoder, prepared.table, bids, prepared.prior, lists, masked))
 
   def scores(dropped):
     """Scores of the greedy lists when candidate `dropped` i[B] of each request does not exist (-1: all do)."""
     masked = jnp.asarray(dropped)[:, None, None] == jnp.arange(bids.shape[1])
-    shown = slate.greedy(decoder, prepared.table, bids, prepared.prior, lists, masked)
+    shown = greedy(masked)
     _, theta = believe(models, params, prepared, shown)
     rows = zip(np.asarray(shown)[:, 0], np.asarray(theta)[:, 0], np.asarray(bids), batch["is_ad"], strict=True)
     return np.array([score_by_loop(*row, weight, fee) for row in rows])

@@ -62,7 +62,7 @@ def test_the_loss_is_the_sum_of_its_parts(batch):
   config = tiny_run.config().copy_and_resolve_references()
   config.pretrain.visit_weight, config.pretrain.click_weight = 0.7, 1.3
   stage = pretrain.pretrain_stage(config, tiny_run.models())
-  total, rows, parts = stage.loss(tiny_run.trained()[1]["pretrain"], batch, jax.random.key(1))
+  total, rows, parts = jax.jit(stage.loss)(tiny_run.trained()[1]["pretrain"], batch, jax.random.key(1))
   mean = {name: float(part[0]) / max(float(part[1]), 1.0) for name, part in parts.items()}
   assert float(total) / float(rows) == pytest.approx(
     0.7 * mean["visits"] + 1.3 * mean["clicks"] + mean["creatives"], rel=1e-5
