@@ -4,20 +4,25 @@ import json
 import shlex
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 
 from ega_jax.training.loop import NonFiniteLoss, Preempted
 
 BAD_INPUT, FAILED = 2, 1
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
 
 
 def run(main):
   """Runs `main(overrides)` and exits: 0, 1 if the run failed, 2 for bad input (ValueError or a missing file).
 
+  A ValueError that jax or a library on top of it raised is no check of ours: it ends with its traceback and 1.
   `overrides` are the arguments --config.a.b=value, in order. --verbosity=1 shows where bad input was found.
   """
+  jax.config.update("jax_traceback_filtering", "off")  # or a library's frame would pass for ours
   app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=parse)
 
 
@@ -46,11 +51,19 @@ def _guarded(main, overrides):
   try:
     return main(overrides) or 0
   except (ValueError, FileNotFoundError) as error:
+    if _raised_by_jax(error):
+      raise
     logging.debug("bad input", exc_info=True)
     _refuse(error)
   except (NonFiniteLoss, Preempted) as error:  # anything else is a fault of the program and shows its traceback
     print(f"failed: {error}", file=sys.stderr)
     return FAILED
+
+
+def _raised_by_jax(error):
+  """Returns whether the innermost frame of a traceback is in a library of arrays and models."""
+  *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+  return frame.f_globals.get("__name__", "").partition(".")[0] in LIBRARIES
 
 
 def provenance():

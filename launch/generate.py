@@ -1,6 +1,7 @@
 """Serves requests with a trained run: per request the list, its creatives, what each ad pays, and why.
 
-python -m launch.generate --workdir=DIR --requests=FILE.jsonl --output=FILE.jsonl [--payment=price|rate|first_price]
+python -m launch.generate --workdir=DIR --requests=FILE.jsonl --output=FILE.jsonl
+  [--payment=price|rate|vcg_range|first_price]
 FILE.jsonl has one request per line; `ega_jax/data/requests.py` says which fields, and
 `python -m launch.prepare_data --export_requests=N` writes an example:
   {"id": "any text", "user": 12, "place": [1.5, -0.3], "hour": 37,
@@ -25,7 +26,11 @@ from ega_jax.data.requests import Limits, read_requests
 from launch import binary
 from launch.finished import load_run
 
-PAYMENTS = {"price": "payment", "rate": "payment_rate", "first_price": None}  # form: the stage that trained it
+# Form: the stages it needs. vcg_range has lists of its own, generated without bids, and is exactly truthful.
+PAYMENTS = {
+  "price": ("policy", "payment"), "rate": ("policy", "payment_rate"), "vcg_range": ("policy_bid_free",),
+  "first_price": ("policy",),
+}  # fmt: skip
 
 
 def define_flags():
@@ -44,8 +49,7 @@ def main(overrides):
     raise ValueError(f"{overrides[0]!r} is unknown here: the config is the run's own")
   if values.payment not in PAYMENTS:
     raise ValueError(f"--payment={values.payment}; allowed: {', '.join(PAYMENTS)}")
-  stage = PAYMENTS[values.payment]
-  config, finals = load_run(values.workdir, ("policy", stage) if stage else ("policy",))
+  config, finals = load_run(values.workdir, PAYMENTS[values.payment])
   requests = read_requests(values.requests, limits_of(config))
   system, rule = served(config, finals, values.payment)
   lines = answers(system, rule, requests, values.batch_size)
@@ -67,13 +71,16 @@ def served(config, finals, payment):
   """Returns (system, payment rule): EGA as it is evaluated, at the ad load of its policy."""
   from ega_jax.evaluation.payments import FirstPrice
   from ega_jax.stages import recipe
+  from ega_jax.systems.ega import Options
+  from ega_jax.systems.payment import PivotPayment
 
-  models = recipe.build_models(config, recipe.data_sizes(config.data))
-  system = recipe.ega_system(config, models, finals["policy"])
-  stage = PAYMENTS[payment]
-  if stage is None:
-    return system, FirstPrice()
-  return system, recipe.learned_payment(config, system, payment, finals[stage], stage)
+  models, stage = recipe.build_models(config, recipe.data_sizes(config.data)), PAYMENTS[payment][-1]
+  bid_free = Options(value_sigma=config.value_sigma, bid_free=True)
+  options = bid_free if payment == "vcg_range" else None
+  system = recipe.ega_system(config, models, finals[PAYMENTS[payment][0]], options)
+  if payment in ("price", "rate"):
+    return system, recipe.learned_payment(config, system, payment, finals[stage], stage)
+  return system, PivotPayment(system) if payment == "vcg_range" else FirstPrice()
 
 
 def answers(system, rule, requests, batch_size):

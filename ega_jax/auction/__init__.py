@@ -13,12 +13,13 @@ from ega_jax.auction import (
   least_regret,
   market,
   mechanisms,
+  menu,
   metrics,
   regret,
   values,
 )
 
 __all__ = [
-  "allocation", "audit", "bidding", "envelope", "equilibrium", "least_regret", "market", "mechanisms", "metrics",
-  "regret", "values",
+  "allocation", "audit", "bidding", "envelope", "equilibrium", "least_regret", "market", "mechanisms", "menu",
+  "metrics", "regret", "values",
 ]

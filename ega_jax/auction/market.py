@@ -34,6 +34,7 @@ class Market:
 
   @property
   def num_ads(self):
+    """How many advertisers bid."""
     return len(self.quality)
 
 

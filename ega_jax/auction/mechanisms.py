@@ -27,9 +27,11 @@ class Identity:
   lowest = 0.0
 
   def virtual_value(self, value, ironed=True):
+    """Returns the value: what is maximised is welfare."""
     return np.asarray(value, np.float64)
 
   def inverse_virtual_value(self, virtual):
+    """Returns the least bid that counts as much, at least 0."""
     return np.maximum(0.0, virtual)
 
 

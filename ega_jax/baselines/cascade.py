@@ -133,11 +133,14 @@ class Cascade:
     """Returns lists whose ad slots are fixed before anything is scored."""
     whole, share = int(self.fixed_ads), self.fixed_ads - int(self.fixed_ads)
     more = (np.asarray(batch["row"]) * 0.6180339887) % 1.0 < share
-    counts = np.where(more, whole + 1, whole)
+    organic = valid & ~request.is_ad
+    # Every list has K items: where ads or organic items are too few, the others take their slots.
+    most, least = np.asarray((valid & request.is_ad).sum(-1)), self.list_length - np.asarray(organic.sum(-1))
+    counts = np.minimum(np.maximum(np.where(more, whole + 1, whole), least), most)
     slots = np.stack([_spread(count, self.list_length) for count in counts])
     ads = greedy_merge(jnp.where(request.is_ad[:, None], worth, -jnp.inf), request.is_ad, valid & request.is_ad,
                        self.list_length)  # fmt: skip
-    organic = greedy_merge(jnp.zeros_like(worth), request.is_ad, valid & ~request.is_ad, self.list_length)
+    organic = greedy_merge(jnp.zeros_like(worth), request.is_ad, organic, self.list_length)
     rank = lambda mask: np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, None]
     pick = lambda lists, mask: np.take_along_axis(np.asarray(lists), np.broadcast_to(rank(mask), lists.shape), -1)
     return np.where(slots[:, None], pick(ads, slots), pick(organic, ~slots))

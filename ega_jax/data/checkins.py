@@ -35,10 +35,12 @@ class Checkins:
 
   @property
   def num_users(self):
+    """How many users there are."""
     return len(self.user_ids)
 
   @property
   def num_pois(self):
+    """How many POIs there are."""
     return len(self.poi_ids)
 
 

@@ -19,6 +19,7 @@ class Interval:
 
   @property
   def excludes_zero(self):
+    """Whether the figure is told apart from 0."""
     return bool(self.low > 0 or self.high < 0)
 
 

@@ -37,6 +37,7 @@ def draw(results, directory):
 
 
 def color(number):
+  """Returns the colour of the number-th series."""
   return COLORS[number % len(COLORS)]
 
 

@@ -53,22 +53,22 @@ def score_reward(logs, objective):
   return np.where(shown >= 0, worth, 0.0)
 
 
-def choice_score(totals, objective):
-  """Returns the mean score(Y) per request under the evaluator `model`: sum_ads (v x - slot_price) + organic_weight *
+def request_scores(totals, objective):
+  """Returns f64[n]: score(Y) of each request under the evaluator `model`, sum_ads (v x - slot_price) + organic_weight *
   organic clicks.
 
   For a choice on validation, `totals` comes from `evaluate_system(..., theta_model=<a second reward model fitted on
   held-back logs>)`: neither the system's own belief nor the world ever scores a choice (our decision).
   """
   ads = objective.slot_price * totals["ad_impressions"]
-  return float(np.mean(totals["model/welfare"] - ads + objective.organic_weight * totals["model/organic_clicks"]))
+  return totals["model/welfare"] - ads + objective.organic_weight * totals["model/organic_clicks"]
 
 
 def cross_checked_choice(options):
   """Returns dict(best, snips_best, agrees): the option with the best score, and whether the logs object to it.
 
   The logs object when the chosen option's SNIPS estimate is below the best one's by over two standard errors of the
-  difference. Args: options: {name: (choice_score, Estimate)}. Raises: ValueError if empty.
+  difference. Args: options: {name: (mean of `request_scores`, Estimate)}. Raises: ValueError if empty.
   """
   if not options:
     raise ValueError("options is empty; at least one {name: (score, Estimate)} is needed")

@@ -13,7 +13,7 @@ from ega_jax.losses.lagrangian import (
 from ega_jax.losses.masking import masked_sum
 from ega_jax.losses.policy import marginal_contribution, policy_gradient_loss, sampled_policy_gradient_loss
 from ega_jax.losses.quantization import rq_vae_loss
-from ega_jax.losses.reward import binary_cross_entropy, list_click_loss
+from ega_jax.losses.reward import binary_cross_entropy, list_click_loss, members_click_loss
 
 __all__ = [
   "ascend",
@@ -25,6 +25,7 @@ __all__ = [
   "list_click_loss",
   "marginal_contribution",
   "masked_sum",
+  "members_click_loss",
   "multi_token_loss",
   "next_token_loss",
   "payment_loss",

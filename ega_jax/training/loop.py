@@ -103,7 +103,10 @@ class _StageRun:
     complete = final_exists(self.directory)
     # A complete stage is only read, and arrays can be read by any number of processes.
     ignore = ("num_processes",) if complete else ()
-    check_same(self.directory / "fingerprint.json", self._fingerprint(abstract), ignore)
+    known = self.directory / "fingerprint.json"
+    if not known.exists() and (complete or any((self.directory / "steps").glob("[0-9]*"))):
+      raise ValueError(f"{known} is missing and there are checkpoints of an unknown stage; allowed: another workdir")
+    check_same(known, self._fingerprint(abstract), ignore)
     if not complete:
       self._train_and_finish(rng, abstract, names, previous)
     params, stored = load_final(self.directory, self.mesh, **self.layout)

@@ -41,6 +41,17 @@ def test_fixed_slots_hold_the_promised_number_of_ads(slots):
   assert set(counts.tolist()) <= {int(np.floor(slots)), int(np.ceil(slots))}
 
 
+@pytest.mark.parametrize("kind", ["ads", "organic"])
+def test_fixed_slots_go_to_the_others_where_one_kind_runs_out(kind):
+  batch = tiny_run.requests_of_test()
+  scarce = batch["is_ad"] if kind == "ads" else ~batch["is_ad"]
+  left = scarce & (np.cumsum(scarce & (batch["candidates"] >= 0), 1) <= 1)
+  batch = batch | {"candidates": np.where(left | ~scarce, batch["candidates"], -1)}
+  items = np.asarray(_cascade(slots="fixed").with_knob(2.0).allocate(batch, batch["bid"][:, None]).items)[:, 0]
+  tiny_run.assert_legal(items, batch, LENGTH)
+  assert (np.take_along_axis(scarce, items, 1).sum(1) == 1).all()
+
+
 def test_reranking_never_lowers_the_score_of_the_list_it_starts_from():
   batch = tiny_run.requests_of_test()
 

@@ -58,8 +58,8 @@ def test_creatives_must_match_and_nothing_matched_is_nan():
 def test_score_of_totals_and_logs():
   totals = {"model/welfare": np.array([1.0, 2]), "model/organic_clicks": np.array([0.5, 0.1])}
   totals["ad_impressions"] = np.array([3.0, 1])
-  assert snips.choice_score(totals, Objective(2.0)) == pytest.approx((1 + 1 + 2 + 0.2) / 2)
-  assert snips.choice_score(totals, Objective(2.0, 0.1)) == pytest.approx((1 + 1 - 0.3 + 2 + 0.2 - 0.1) / 2)
+  assert snips.request_scores(totals, Objective(2.0)) == pytest.approx([2, 2.2])
+  assert snips.request_scores(totals, Objective(2.0, 0.1)) == pytest.approx([1.7, 2.1])
   logs = dict(shown_item=np.array([[1, 0, -1]]), click=np.array([[1, 1, 1]]), bid=np.array([[0.0, 3.0]]))
   logs["is_ad"] = np.array([[False, True]])
   np.testing.assert_allclose(snips.score_reward(logs, Objective(0.5)), [[3.0, 0.5, 0.0]])

@@ -20,13 +20,14 @@ from launch import evaluate, experiment, finished, generate
 
 def _served(payment="price", size=4):
   workdir, _ = tiny_run.trained()
-  config, finals = finished.load_run(workdir, ("policy", "payment"))
+  config, finals = finished.load_run(workdir, generate.PAYMENTS[payment])
   requests = read_requests(f"{tiny_run.data()}/requests.jsonl", generate.limits_of(config))
   return requests, generate.answers(*generate.served(config, finals, payment), requests, size)
 
 
-def test_answers_are_lists_of_the_requests_own_candidates():
-  requests, lines = _served()
+@pytest.mark.parametrize("payment", ["price", "vcg_range"])
+def test_answers_are_lists_of_the_requests_own_candidates(payment):
+  requests, lines = _served(payment)
   assert len(lines) == len(requests.ids) == 9
   lines = json.loads(json.dumps(lines))
   catalog = read_catalog(tiny_run.data())

@@ -145,6 +145,9 @@ def test_checkpoint_of_another_shape_or_config_is_refused_before_anything_compil
     run([wider], tmp_path)
   with pytest.raises(ValueError, match="seed is 0 there and 1 now"):
     run([dataclasses.replace(stage, loss=loss)], tmp_path, seed=1)
+  (tmp_path / "regress" / "fingerprint.json").unlink()  # as where a folder was emptied under a run that still saved
+  with pytest.raises(ValueError, match=r"fingerprint.json is missing and there are checkpoints of an unknown stage"):
+    run([dataclasses.replace(stage, loss=loss)], tmp_path)
   assert not traced
 
 
