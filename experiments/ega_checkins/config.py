@@ -16,7 +16,7 @@ def get_config():
   config.pretrain.steps = 500
   config.systems += ("MCA+R-objective",)
   config.evaluation.requests = 6000
-  config.evaluation.priced_requests = 1200
+  config.evaluation.priced_requests = 600
   return config
 
 

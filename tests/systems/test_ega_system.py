@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tiny_run
+from ega_jax.auction.bidding import lognormal_virtual_bid
 from ega_jax.evaluation import payments
 from ega_jax.stages import recipe
 from ega_jax.systems import distinct, generation, pricing
@@ -73,6 +74,26 @@ def test_bid_free_lists_ignore_bids_and_others_do_not():
   np.testing.assert_array_equal(items(system, bids), items(system, 100 * bids[:, :, ::-1]))
   moved = np.where(batch["is_ad"], np.random.default_rng(0).lognormal(size=batch["bid"].shape) * 20, 0)[:, None]
   assert (items(_system(), bids) != items(_system(), moved)).any()
+
+
+def test_virtual_bids_over_bid_free_lists_never_lower_truthful_revenue():
+  """With exactly truthful payments revenue is E[sum phi x] (Myerson 1981); paired, profile by profile, in model."""
+  (batch, _), trained = _batch(), tiny_run.trained()[1]["policy_bid_free"]
+  rng, shape = np.random.default_rng(0), (len(batch["bid"]), 16, batch["bid"].shape[1])
+  mu = batch["value_mu"][:, None]
+  bids = np.where(batch["is_ad"][:, None], np.exp(mu + 0.6 * rng.normal(size=shape)), 0.0).astype(np.float32)
+  phi = np.asarray(lognormal_virtual_bid(bids, mu, 0.6))
+  params = generation.at_slot_price(trained, 0.0)
+  params = {**params, "market": {**params["market"], "organic_weight": np.float32(0)}}
+  revenue = []
+  for virtual in (0.0, 1.0):
+    options = Options(bid_free=True, virtual=virtual)
+    slate = recipe.ega_system(tiny_run.config(), tiny_run.models(), params, options).allocate(batch, bids)
+    own = np.take_along_axis(phi, slate.items, -1)
+    ads = np.take_along_axis(np.broadcast_to(batch["is_ad"][:, None], shape), slate.items, -1)
+    revenue.append((slate.click_probability * np.where(ads, own, 0.0)).sum(-1))
+  gain = revenue[1] - revenue[0]
+  assert gain.min() > -1e-4 and gain.mean() > 1e-3
 
 
 def test_virtual_bids_change_what_is_shown():
