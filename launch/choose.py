@@ -1,6 +1,7 @@
 """Chooses between trained runs, or systems of one run, on validation, without the marketplace's truth.
 
 python -m launch.choose --workdir=DIR[,DIR..] --output=FILE.json [--systems=EGA,MCA+R] [--judge=DIR] [--requests=N]
+Of a run only the stages that its systems need have to be complete: EGA needs all up to `policy`, a cascade `ranker`.
 Every system of every run is brought to the ad share of the logs. Its lists are scored by the judge, a second reward
 model fitted on folds of the logs that nothing else was trained on (stage `judge`), and the choice is cross-checked by
 self-normalised inverse propensity scoring on the exploration share of the logs. The score is that of the market,
@@ -37,22 +38,19 @@ def main(overrides):
     raise ValueError(f"{overrides[0]}: allowed: none, the config is the run's own")
   values = flags.FLAGS
   options, judge = {}, None
-  config, finals = load_run(values.judge or values.workdir[0])
-  if "judge" not in finals:
-    judging = values.judge or values.workdir[0]
-    raise ValueError(f"--judge={judging} has no stage 'judge'; train with --config.judge=True")
+  config, finals = load_run(values.judge or values.workdir[0], partial=True)
   data, chunk = config.data, config.evaluation.chunk
   judge = reward_quality.evaluator(config, finals["judge"])
   objective = Objective(float(finals["reward"]["market"]["organic_weight"]))
   columns = selection.validation_requests(data, comparison.COLUMNS, chunk, values.requests)
   target = logged_ad_share(read_split(data, "validation", ("shown_item", "explored", "is_ad")))
   for workdir in values.workdir:
-    config, finals = load_run(workdir)
+    config, finals = load_run(workdir, partial=True)
     if config.data != data:
       raise ValueError(f"--workdir={workdir} is of {config.data}; allowed: runs of {data}, as the judge is")
     balancing = comparison.sample(data, "validation", config.evaluation.load_requests, chunk)
-    equal = load.EqualLoad(balancing, target, chunk, config.list_length)
-    for entry in systems(config, finals, only=values.systems):
+    equal = load.EqualLoad(balancing, target, chunk, config.list_length, columns)
+    for entry in systems(config, finals, only=values.systems, priced=False):
       name = entry.name if len(values.workdir) == 1 else f"{workdir}:{entry.name}"
       system = equal.balanced(entry).system
       options[name] = selection.judged(system, columns, judge, objective, sigma=config.value_sigma, chunk=chunk)

@@ -8,10 +8,21 @@ from ega_jax.training.checkpoint import final_exists, load_final
 from launch import experiment
 
 
-def load_run(workdir, needed=()):
+class Finals(dict):
+  """{stage: final params} of the stages of a run that are complete; another stage is bad input, not a KeyError."""
+
+  def __init__(self, workdir, found):
+    super().__init__(found)
+    self.workdir = workdir
+
+  def __missing__(self, name):
+    raise ValueError(f"--workdir={self.workdir}: stage {name} is not complete; run launch.train to its end")
+
+
+def load_run(workdir, needed=(), *, partial=False):
   """Returns (config, {stage: final params}) of a workdir.
 
-  Args: needed: names of stages; the default is all of the experiment.
+  Args: needed: names of stages; the default is all of the experiment. partial: those that are complete, as Finals.
   Raises: ValueError if one of them is not complete, or the folder is not a run.
   """
   workdir = Path(workdir)
@@ -26,11 +37,13 @@ def load_run(workdir, needed=()):
   absent = [name for name in needed if name not in names]
   if absent:
     raise ValueError(f"--workdir={workdir}: its experiment {path} has no stage {absent[0]!r}; has: {', '.join(names)}")
+  if partial:
+    needed = [name for name in names if final_exists(workdir / name)]
   missing = [name for name in needed or names if not final_exists(workdir / name)]
   if missing:
     raise ValueError(f"--workdir={workdir}: stages {', '.join(missing)} are not complete; run launch.train to its end")
   mesh = make_mesh({"data": -1})
-  return config, {name: load_final(workdir / name, mesh)[0] for name in needed or names}
+  return config, Finals(workdir, {name: load_final(workdir / name, mesh)[0] for name in needed or names})
 
 
 def update(config, stored, path="the experiment", prefix=""):

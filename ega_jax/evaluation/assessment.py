@@ -13,15 +13,17 @@ def check(options):
       raise ValueError(f"config.evaluation.equilibrium_loads has {name!r}; allowed: {', '.join(map(repr, LOADS))}")
 
 
-def assess(entry, config, world, believe, equal, samples):
+def assess(entry, config, world, believe, equal, samples, lap=lambda part: None):
   """Returns (figures, {sample: totals of `evaluate_system`}) of a row's payments.
 
   Args:
     entry: of the line-up, at its ad load. equal: EqualLoad. samples: {"validation", "priced"}: request columns.
     believe: (batch, slate) -> predictions of the one reward model by which every system is judged as `model`.
+    lap: told when "pricing", "audit" and "equilibria" are done.
   """
   options, chunk, priced = config.evaluation, config.evaluation.chunk, samples["priced"]
   paid = evaluate_system(entry.system, entry.rule, priced, world, believe, chunk_size=chunk)
+  lap("pricing")
   kept, figures = {"priced": paid}, {"note": entry.note, "knob": entry.system.knob}
   if isinstance(entry.rule, payments.Free):
     return figures, kept
@@ -34,8 +36,10 @@ def assess(entry, config, world, believe, equal, samples):
   kept["audited"] = audit_views.myerson_totals(found)
   figures["curves"] = report.plain(audit_views.example_curves(found))
   figures["scatter"] = report.plain(audit_views.payment_scatter(found))
+  lap("audit")
   pay = lambda setting, g: evaluate_system(*setting, priced, world, believe, shading=g, chunk_size=chunk)
   found, totals = equilibria(entry, config, world, equal, samples["validation"], paid, pay)
+  lap("equilibria")
   return figures | found, kept | totals
 
 

@@ -52,7 +52,9 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   priced = sample(config.data, "test", options.priced_requests, chunk)
   loaded = sample(config.data, "test", options.frontier_requests, chunk)
   target = logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
-  equal = load.EqualLoad(balancing, target, chunk, config.list_length)
+  more = options.fine_load_requests
+  fine = sample(config.data, "validation", more, chunk) if more > options.load_requests else None
+  equal = load.EqualLoad(balancing, target, chunk, config.list_length, fine)
   believe = reward_quality.evaluator(config, finals["policy"])
   made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}
   figures = kept_figures(output, made_by)
@@ -71,32 +73,55 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   for entry in entries:
     if entry.name in figures["systems"] and entry.name not in only:
       continue
-    start, by_price = time.time(), entry.by_slot_price
+    laps, by_price = Laps(), entry.by_slot_price
     entry = equal.balanced(entry)
+    laps("balance")
     if before not in (None, entry.system):
       before.forget()  # memory; rows of one system follow each other
     before = entry.system
     if entry.system not in seen:  # rows may share a system, and differ by payments
       points = load.frontier_points(entry.system, loaded, world, chunk) if by_price else []
+      laps("frontier")
       totals = evaluate_system(
         entry.system, payments.Free(), test, world, believe, sigma=config.value_sigma, chunk_size=chunk
       )
       seen[entry.system] = totals, {"frontier": points} | {
         "milliseconds": milliseconds(entry.system, loaded, chunk), "flops": operations(entry.system, loaded, chunk),
       }  # fmt: skip
+      laps("test")
     totals, of_system = seen[entry.system]
     samples = {"validation": validation, "priced": priced}
-    found, kept = assessment.assess(entry, config, world, believe, equal, samples)
+    found, kept = assessment.assess(entry, config, world, believe, equal, samples, laps)
     arrays = {f"{name}/{key}": value for name, some in kept.items() for key, value in market.by_user(some).items()}
     tests = {f"test/{key}": value for key, value in market.by_user(totals).items()}
     np.savez_compressed(os.path.join(output, f"{entry.name}.npz"), **tests, **arrays)
     found |= of_system
-    found |= {"parameters": entry.parameters, "seconds": time.time() - start}
+    found |= {"parameters": entry.parameters, "seconds": laps.total, "seconds_of": laps.parts}
     rows = figures["systems"] | {entry.name: found}
     figures["systems"] = {name: rows[name] for name in sorted(rows, key=(*config.systems, *rows).index)}
-    say(f"{entry.name}: {found['seconds']:.0f} s")
+    say(f"{entry.name}: {laps}")
     write_json(os.path.join(output, FIGURES), figures, sort_keys=False)  # rows keep their order
   return figures
+
+
+class Laps:
+  """Seconds of the parts of a row, one after the other."""
+
+  def __init__(self):
+    self.parts, self.last = {}, time.time()
+
+  def __call__(self, part):
+    """Ends a part, which began where the one before ended."""
+    now = time.time()
+    self.parts[part], self.last = now - self.last, now
+
+  @property
+  def total(self):
+    """Seconds of all parts."""
+    return sum(self.parts.values())
+
+  def __str__(self):
+    return f"{self.total:.0f} s ({', '.join(f'{part} {seconds:.0f}' for part, seconds in self.parts.items())})"
 
 
 def kept_figures(output, made_by):

@@ -39,26 +39,27 @@ class Entry:
     return sum(leaf.size for leaf in jax.tree.leaves(learned))
 
 
-def systems(config, finals, world=None, only=()):
+def systems(config, finals, world=None, only=(), *, priced=True):
   """Returns an iterator over the Entries of a finished run, at the ad loads their own knobs are at now.
 
   Args:
     finals: {stage: params} of recipe.stages.
     world: the truth, for the oracle row; None leaves it out.
     only: names of the rows; empty: config.systems.
+    priced: False where allocations alone are asked for: learned payments are left out, and their stages not needed.
   Raises: ValueError for an unknown name.
   """
-  rows = builders(config, finals, world)
+  rows = builders(config, finals, world, priced)
   names = tuple(only or config.systems)
   for name in names:
     if name not in rows:
       raise ValueError(f"system {name!r} is unknown; allowed: {', '.join(rows)}")
-  if "EGA-rate" in names and "payment_rate" not in finals:
+  if priced and "EGA-rate" in names and "payment_rate" not in finals:
     raise ValueError("system 'EGA-rate' needs the stage payment_rate; name it in config.systems and train")
   return (rows[name]() for name in names if name != "oracle" or world is not None)
 
 
-def builders(config, finals, world):
+def builders(config, finals, world, priced=True):
   """Returns {row name: function -> Entry}."""
   models = recipe.build_models(config, recipe.data_sizes(config.data))
   num_lists, length, nodes = config.lists.num_lists, config.list_length, config.evaluation.nodes
@@ -84,6 +85,8 @@ def builders(config, finals, world):
 
   def learned(name, stage, form, note):
     system = plain()
+    if not priced:
+      return Entry(name, system, payments.Free(), note, ())
     return Entry(name, system, recipe.learned_payment(config, system, form, finals[stage], stage), note, ())
 
   def free(name):

@@ -14,17 +14,19 @@ FRONTIER_FIGURES = ("ad_share", "true/welfare", "true/clicks", "true/ctr_poi")
 class EqualLoad:
   """The load that every system is brought to.
 
-  columns: request columns [n, ...] on which it is measured, `chunk` at once; target: share of ads; list_length: K.
+  columns: request columns [n, ...] on which it is measured, `chunk` at once; target: share of ads; list_length: K;
+  fine: columns of more requests, on which truthful bids are balanced in the end, or None.
   """
 
   columns: dict
   target: float
   chunk: int
   list_length: int
+  fine: dict | None = None
 
   def balanced(self, entry):
     """Returns the entry with its knob set to the target ad share; payment rules follow their system."""
-    return self._at(entry, entry.knob, 1.0, TOLERANCE) if entry.knob else entry
+    return self._at(entry, entry.knob, 1.0, TOLERANCE, self.fine) if entry.knob else entry
 
   def by_bids(self, entry):
     """Returns a function g -> (system, rule) of a balanced entry, its knob set anew for bids g * value.
@@ -42,10 +44,10 @@ class EqualLoad:
 
     return at
 
-  def _at(self, entry, bracket, shading, tolerance):
+  def _at(self, entry, bracket, shading, tolerance, fine=None):
     knob = balanced_knob(
       entry.system, self.columns, self.target, self.chunk, self.list_length, bracket=bracket, tolerance=tolerance,
-      shading=shading,
+      shading=shading, fine=fine,
     )  # fmt: skip
     system = entry.system.with_knob(knob)
     return dataclasses.replace(entry, system=system, rule=entry.rule.on(system))

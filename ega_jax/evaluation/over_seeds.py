@@ -25,7 +25,10 @@ RENAMED = {
   ("equilibrium_equal", "ad_share"): "ad_share_equilibrium_equal",
   ("audited", "true/rpm"): "true/rpm_myerson",
 }  # fmt: skip
-OF_SYSTEM = ("shading", "residual_gain", "shading_equal", "knob", "seconds", "parameters", "milliseconds", "flops")
+OF_SYSTEM = (
+  "shading", "residual_gain", "shading_equal", "residual_gain_equal", "knob", "seconds", "parameters", "milliseconds",
+  "flops",
+)  # fmt: skip
 
 
 def read_seed(directory):

@@ -107,6 +107,7 @@ def base_config() -> ml_collections.ConfigDict:
         "equilibrium_requests": 64,  # of validation
         "equilibrium_loads": ("fixed", "equal"),  # slot price at shaded bids: that of truthful ones, or set anew
         "load_requests": 480,  # of validation, on which ad load is balanced
+        "fine_load_requests": 0,  # of validation, on which it is balanced in the end, if more
         "nodes": 41,
         "chunk": 8,  # requests decoded at once
       },

@@ -8,9 +8,10 @@ from ega_jax.data.pipeline import read_split
 from ega_jax.decoding.slate import Objective
 from ega_jax.stages.batches import REQUEST
 from ega_jax.systems import generation
-from ega_jax.systems.balance import LOADS, TOLERANCE, balanced_knob, equal_load, logged_ad_share
+from ega_jax.systems.balance import LOADS, NEAR, TOLERANCE, balanced_knob, equal_load, logged_ad_share
 from ega_jax.systems.merge import ad_share, greedy_merge
 from ega_jax.systems.rows import at_items
+from ega_jax.training.writers import Progress
 from ega_jax.types import Request
 
 SAMPLE = 256
@@ -60,6 +61,14 @@ def balanced_price(config, system, tolerance=TOLERANCE):
   """Returns the slot price, in median bids, at which a system's ad share on validation is the logging policy's."""
   logs = read_split(config.data, "validation", ("shown_item", "is_ad", "explored"))
   chunk, total = config.evaluation.chunk, len(logs["is_ad"])
-  count = max(min(config.evaluation.load_requests, total) // chunk, 1) * chunk
-  columns = read_split(config.data, "validation", REQUEST, np.linspace(0, total - 1, count).astype(int))
-  return balanced_knob(system, columns, logged_ad_share(logs), chunk, config.list_length, tolerance=tolerance)
+
+  def spread(most):
+    count = max(min(most, total) // chunk, 1) * chunk
+    return read_split(config.data, "validation", REQUEST, np.linspace(0, total - 1, count).astype(int))
+
+  few, more = config.evaluation.load_requests, config.evaluation.fine_load_requests
+  fine = spread(more) if more > few and tolerance < NEAR else None
+  return balanced_knob(
+    system, spread(few), logged_ad_share(logs), chunk, config.list_length, tolerance=tolerance, fine=fine,
+    say=Progress(system.name, 0).say,
+  )  # fmt: skip

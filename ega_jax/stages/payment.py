@@ -21,6 +21,9 @@ from ega_jax.systems.kept import digest
 from ega_jax.systems.pricing import node_weights, rate_inputs, value_location, value_nodes
 from ega_jax.systems.rows import at_items, own_of
 from ega_jax.training.stage import Stage
+from ega_jax.training.writers import Progress
+
+PROGRESS_EVERY = 5  # batches of requests between lines
 
 
 def payment_stage(config, system_of, form, workdir, *, name="payment", source="policy", process=(0, 1)) -> Stage:
@@ -118,9 +121,12 @@ def payment_tables(config, system, cache, writes=True):
   parts = []
   rng = np.random.default_rng(config.seed)
   chunk = config.evaluation.chunk
+  progress = Progress("payment: own-bid curves of requests,", len(rows), unit="requests")
   for start in range(0, len(rows) - len(rows) % chunk, chunk):
     batch = {key: value[start : start + chunk] for key, value in columns.items()}
     parts.append(_batch_tables(options, system, batch, rng, config.value_sigma, "EGA-rate" in config.systems))
+    if (start // chunk) % PROGRESS_EVERY == PROGRESS_EVERY - 1:
+      progress.show(start + chunk)
   tables = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
   if cache and writes:
     os.makedirs(os.path.dirname(cache), exist_ok=True)

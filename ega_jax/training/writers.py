@@ -71,17 +71,18 @@ def truncate(path, step):
 class Progress:
   """Prints "pretrain 200/1000 loss 1.2345 | 35.1 steps/s, 23 s left" on stderr. First process only."""
 
-  def __init__(self, stage, num_steps, step):
-    self._stage, self._num_steps = stage, num_steps
+  def __init__(self, stage, num_steps, step=0, unit="steps"):
+    self._stage, self._num_steps, self._unit = stage, num_steps, unit
     self._step, self._time = step, time.monotonic()
 
-  def show(self, step, loss):
-    """Prints the line; the rate is that since the last one."""
+  def show(self, step, loss=None):
+    """Prints the line; the rate is that since the last one. loss: None where there is none."""
     now = time.monotonic()
     rate = (step - self._step) / max(now - self._time, 1e-9)
     self._step, self._time = step, now
     left = (self._num_steps - step) / rate if rate else float("inf")
-    self.say(f"{step}/{self._num_steps} loss {loss:.4f} | {rate:.1f} steps/s, {duration(left)} left")
+    known = "" if loss is None else f" loss {loss:.4f}"
+    self.say(f"{step}/{self._num_steps}{known} | {rate:.1f} {self._unit}/s, {duration(left)} left")
 
   def say(self, text):
     """Prints one line of the stage."""

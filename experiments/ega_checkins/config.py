@@ -12,10 +12,11 @@ def get_config():
   config.policy.learning_rate = 3e-4
   config.policy.steps = 200
   config.policy.exchange_rate = 0.75  # this and the next: BUILD_NOTES.md, "EGA's own objective"
-  config.policy.virtual_share = 0.3
+  config.policy.virtual_share = 0.15
   config.pretrain.steps = 500
   config.systems += ("MCA+R-objective",)
-  config.evaluation.requests = 6000
+  config.evaluation.requests = 3000
+  config.evaluation.fine_load_requests = 1600  # .01 of ad share is .05 of welfare
   config.evaluation.priced_requests = 600
   return config
 

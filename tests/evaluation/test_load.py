@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import numpy as np
 import pytest
@@ -36,6 +37,51 @@ def test_a_rising_share_is_found_and_an_unreachable_one_gives_the_nearer_end(sta
   for target, end in ((0.05, 100), (0.95, 0.01)):
     found = balance.equal_load(lambda knob: 0.2 + 0.6 / (1 + knob), target, 0.01, 100, start=start)
     assert not found.met and found.knob == pytest.approx(end) and len(found.tried) <= 8
+
+
+class Posted:
+  """Shows as ads, in ten slots, the candidates that bid more than the knob; counts the requests it was asked about."""
+
+  def __init__(self, knob=0.0, asked=None):
+    self.knob, self.asked = knob, [] if asked is None else asked
+
+  def with_knob(self, knob):
+    return Posted(knob, self.asked)
+
+  def allocate(self, batch, bids):
+    self.asked.append(len(bids))
+    ads = np.arange(10)
+    return types.SimpleNamespace(items=np.where(np.asarray(bids)[:, 0, :10] > self.knob, ads, 10 + ads)[:, None])
+
+
+def _requests(count, seed):
+  rng = np.random.default_rng(seed)
+  level = rng.normal(size=(count, 1))  # requests differ by more than their slots do
+  bid = np.concatenate([np.exp(level + 0.3 * rng.normal(size=(count, 10))), np.zeros((count, 10))], 1)
+  return {"bid": bid.astype(np.float32), "is_ad": np.broadcast_to(np.arange(20) < 10, bid.shape)}
+
+
+def test_the_load_is_met_on_many_requests_for_few_more_trials():
+  few, many = _requests(64, 0), _requests(1024, 1)
+  share = lambda knob, some: balance.mean_ad_share(Posted(knob), some, 64)
+  coarse = balance.balanced_knob(Posted(), few, 0.3, 64, 10)
+  assert abs(share(coarse, few) - 0.3) <= 0.001 < 0.01 < abs(share(coarse, many) - 0.3)
+  system, said = Posted(), []
+  fine = balance.balanced_knob(system, few, 0.3, 64, 10, fine=many, say=said.append)
+  assert abs(share(fine, many) - 0.3) <= 0.001
+  trials = sum("on 1024 requests" in text for text in said)
+  assert 2 <= trials <= 5 and len(system.asked) == len(said) + 15 * trials
+
+
+def test_a_known_slope_saves_trials():
+  share = lambda knob: 0.3 - 0.4 * (knob - 1.07)
+  alone, known = (
+    balance.equal_load(share, 0.3, -5, 5, tolerance=1e-4, scale="linear", start=1.0, slope=slope)
+    for slope in (None, -0.3)
+  )
+  assert alone.met and known.met and len(known.tried) <= min(3, len(alone.tried))
+  assert known.slope == pytest.approx(-0.4)
+  assert balance.equal_load(share, 0.328, -5, 5, scale="linear", start=1.0).slope is None
 
 
 def test_a_step_is_reported_as_not_met():

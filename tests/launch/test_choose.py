@@ -14,9 +14,9 @@ from ega_jax.evaluation.systems import truthful
 from launch import choose, finished
 
 
-def _run(workdir):
+def _run(workdir, partial=True):
   """Returns (config, finals) of the tiny run, its reward model doubling as the judge."""
-  config, finals = finished.load_run(workdir)
+  config, finals = finished.load_run(workdir, partial=partial)
   return config, finals | {"judge": finals["reward"]}
 
 
@@ -57,6 +57,14 @@ def test_the_best_leads_and_what_is_not_told_apart_is_seen():
   assert lead["best"] == [0.0, 0.0, 0.0] and lead["low"][2] < -0.9 and lead["near"][1] < 0 < lead["near"][2]
 
 
+def test_a_policy_can_be_judged_before_payments_are_trained():
+  config, finals = _run(tiny_run.trained()[0])
+  without = finished.Finals("run", {name: finals[name] for name in ("reward", "policy")})
+  assert next(systems(config, without, only=("EGA",), priced=False)).system.name == "EGA"
+  with pytest.raises(ValueError, match="--workdir=run: stage payment is not complete"):
+    next(systems(config, without, only=("EGA",)))
+
+
 def _choose(monkeypatch, tmp_path, **changes):
   values = {"workdir": [str(tiny_run.trained()[0])], "output": str(tmp_path / "choice.json"), "judge": ""}
   values |= {"systems": ["popularity", "MCA"], "requests": 16} | changes
@@ -80,11 +88,11 @@ def test_the_binary_compares_systems_at_equal_ad_load(monkeypatch, tmp_path, cap
 def test_what_it_cannot_compare_is_refused(monkeypatch, tmp_path):
   with pytest.raises(ValueError, match="allowed: none"):
     choose.main(["--config.seed=1"])
-  with pytest.raises(ValueError, match="has no stage 'judge'; train with --config.judge=True"):
+  with pytest.raises(ValueError, match="run: stage judge is not complete; run launch.train to its end"):
     _choose(monkeypatch, tmp_path)
   other = str(tmp_path / "other")
 
-  def run(workdir):
+  def run(workdir, partial):
     config, finals = _run(tiny_run.trained()[0])
     with config.unlocked():
       config.data = "elsewhere" if workdir == other else config.data

@@ -82,7 +82,10 @@ def test_evaluation_writes_figures_and_a_report(tmp_path):
   assert len(figures["systems"]["EGA"]["frontier"]) == 5 and not figures["systems"]["popularity"]["frontier"]
   assert assess(say=said.append) == json.loads(json.dumps(figures)) and not said  # nothing left to do
   assess(only=("popularity",), say=said.append)
-  assert len(said) == 1 and said[0].startswith("popularity")
+  assert len(said) == 1 and said[0].startswith("popularity: ") and "(balance " in said[0]
+  parts = figures["systems"]["EGA"]["seconds_of"]
+  assert list(parts) == ["balance", "frontier", "test", "pricing", "audit", "equilibria"]
+  assert figures["systems"]["EGA"]["seconds"] == pytest.approx(sum(parts.values()))
   made_by = {key: figures[key] for key in ("commit", "config", "parameters")}
   assert comparison.kept_figures(tmp_path / "seed", made_by)["systems"].keys() == figures["systems"].keys()
   changes = {"commit": "2"}, {"commit": "unknown"}, {"commit": "1+uncommitted"}, {"config": {}}, {"parameters": ""}

@@ -86,9 +86,11 @@ def test_constants_of_the_tiny_run_are_those_of_its_logs():
   assert ads / total == pytest.approx(target, abs=0.005)
 
 
-def test_a_balanced_price_has_the_logging_policys_share():
+def test_a_balanced_price_has_the_logging_policys_share(capsys):
   class Threshold:
     """Shows as ads those that bid more than the price; `knob` is where the search starts."""
+
+    name = "threshold"
 
     def __init__(self, knob=0.0):
       self.knob = knob
@@ -104,6 +106,7 @@ def test_a_balanced_price_has_the_logging_policys_share():
 
   config = tiny_run.config()
   price = market.balanced_price(config, Threshold())
+  assert "threshold ad load: knob 0.0000, share " in capsys.readouterr().err  # a search of minutes is seen
   logs = read_split(tiny_run.data(), "validation", ("shown_item", "is_ad", "explored"))
   columns = read_split(
     tiny_run.data(), "validation", REQUEST, np.linspace(0, len(logs["is_ad"]) - 1, 64).astype(int)
