@@ -43,7 +43,8 @@ def load_run(workdir, needed=(), *, partial=False):
   if missing:
     raise ValueError(f"--workdir={workdir}: stages {', '.join(missing)} are not complete; run launch.train to its end")
   mesh = make_mesh({"data": -1})
-  return config, Finals(workdir, {name: load_final(workdir / name, mesh)[0] for name in needed or names})
+  found = {name: load_final(workdir / name, mesh)[0] for name in needed or names}
+  return config, Finals(workdir, found) if partial else found
 
 
 def update(config, stored, path="the experiment", prefix=""):

@@ -13,6 +13,8 @@ def digest(tree):
   key = hashlib.sha256()
   for leaf in jax.tree.leaves(tree):
     leaf = np.ascontiguousarray(leaf)
+    if leaf.dtype == object:  # its bytes would be addresses
+      raise TypeError(f"a leaf is no array but {type(leaf.item())}; allowed: trees of arrays")
     key.update(f"{leaf.dtype}{leaf.shape}".encode() + leaf.tobytes())
   return key.hexdigest()
 

@@ -152,6 +152,10 @@ def test_a_digest_tells_parameters_apart():
   tree = {"a": np.arange(6.0).reshape(2, 3), "b": np.zeros(4)}
   other = {"a": tree["a"].copy(), "b": tree["b"] + [0, 0, 1e-7, 0]}
   assert comparison.digest(tree) == comparison.digest(dict(tree)) != comparison.digest(other)
+  with pytest.raises(TypeError, match="a leaf is no array but .*Finals"):
+    comparison.digest(finished.Finals("run", tree))  # no pytree
+  once, again = (finished.load_run(tiny_run.trained()[0])[1] for _ in range(2))
+  assert comparison.digest(once) == comparison.digest(again)
 
 
 def test_runs_that_are_incomplete_or_changed_are_refused(tmp_path):
