@@ -11,12 +11,12 @@ Exit codes: 0; 1 if the run failed; 2 for bad input.
 
 from absl import flags
 
-from ega_jax.data.pipeline import read_split
 from ega_jax.decoding.slate import Objective
 from ega_jax.evaluation import comparison, load, reward_quality, selection
 from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.tables import table
-from ega_jax.systems.balance import logged_ad_share
+from ega_jax.stages.batches import evenly
+from ega_jax.stages.market import balancing_requests, target_ad_share
 from launch import binary
 from launch.finished import load_run
 
@@ -37,23 +37,24 @@ def main(overrides):
   if overrides:
     raise ValueError(f"{overrides[0]}: allowed: none, the config is the run's own")
   values = flags.FLAGS
-  options, judge = {}, None
+  options = {}
   config, finals = load_run(values.judge or values.workdir[0], partial=True)
   data, chunk = config.data, config.evaluation.chunk
   judge = reward_quality.evaluator(config, finals["judge"])
   objective = Objective(float(finals["reward"]["market"]["organic_weight"]))
-  columns = selection.validation_requests(data, comparison.COLUMNS, chunk, values.requests)
-  target = logged_ad_share(read_split(data, "validation", ("shown_item", "explored", "is_ad")))
+  columns = evenly(data, "validation", (*comparison.COLUMNS, *selection.LOGS), values.requests, chunk)
+  target = target_ad_share(data)
   for workdir in values.workdir:
     config, finals = load_run(workdir, partial=True)
     if config.data != data:
       raise ValueError(f"--workdir={workdir} is of {config.data}; allowed: runs of {data}, as the judge is")
-    balancing = comparison.sample(data, "validation", config.evaluation.load_requests, chunk)
-    equal = load.EqualLoad(balancing, target, chunk, config.list_length, columns)
+    few, _ = balancing_requests(config)
+    equal = load.EqualLoad(few, target, chunk, config.list_length, columns)  # at one load where they are judged
     for entry in systems(config, finals, only=values.systems, priced=False):
       name = entry.name if len(values.workdir) == 1 else f"{workdir}:{entry.name}"
       system = equal.balanced(entry).system
       options[name] = selection.judged(system, columns, judge, objective, sigma=config.value_sigma, chunk=chunk)
+      system.forget()  # memory
       print(f"{name}: score {options[name]['totals']['score'].mean():.4f}", flush=True)
   found = selection.choice(options)
   print(_table(found))

@@ -17,11 +17,6 @@ class Interval:
   low: float
   high: float
 
-  @property
-  def excludes_zero(self):
-    """Whether the figure is told apart from 0."""
-    return bool(self.low > 0 or self.high < 0)
-
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:

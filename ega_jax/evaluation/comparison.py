@@ -10,13 +10,13 @@ import time
 
 import numpy as np
 
-from ega_jax.data.pipeline import read_split
 from ega_jax.data.world import World
 from ega_jax.evaluation import assessment, flops, load, market, next_poi_model, payments, reward_quality
 from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.systems import evaluate_system, truthful
-from ega_jax.stages.batches import REQUEST
-from ega_jax.systems.balance import logged_ad_share, mean_ad_share
+from ega_jax.stages.batches import REQUEST, evenly
+from ega_jax.stages.market import balancing_requests, target_ad_share
+from ega_jax.systems.balance import mean_ad_share
 from ega_jax.systems.kept import digest
 from ega_jax.training.checkpoint import write_json
 
@@ -25,10 +25,8 @@ FIGURES = "figures.json"
 
 
 def sample(directory, split, count, chunk):
-  """Returns request columns of at most `count` requests of a split, evenly spread, a multiple of the chunk."""
-  total = len(read_split(directory, split, ("row",))["row"])
-  count = max(min(count, total) // chunk, 1) * chunk
-  return read_split(directory, split, COLUMNS, np.linspace(0, total - 1, count).astype(int))
+  """Returns the columns that an evaluation reads of `evenly` spread requests."""
+  return evenly(directory, split, COLUMNS, count, chunk)
 
 
 def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=print):
@@ -47,13 +45,10 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   world = World.load(os.path.join(config.data, "truth", "world.npz"))
   entries = systems(config, finals, world, only)
   validation = sample(config.data, "validation", options.validation_requests, chunk)
-  balancing = sample(config.data, "validation", options.load_requests, chunk)
   test = sample(config.data, "test", options.requests, chunk)
   priced = sample(config.data, "test", options.priced_requests, chunk)
   loaded = sample(config.data, "test", options.frontier_requests, chunk)
-  target = logged_ad_share(read_split(config.data, "validation", ("shown_item", "explored", "is_ad")))
-  more = options.fine_load_requests
-  fine = sample(config.data, "validation", more, chunk) if more > options.load_requests else None
+  target, (balancing, fine) = target_ad_share(config.data), balancing_requests(config)
   equal = load.EqualLoad(balancing, target, chunk, config.list_length, fine)
   believe = reward_quality.evaluator(config, finals["policy"])
   made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}

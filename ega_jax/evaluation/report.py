@@ -55,7 +55,7 @@ INCENTIVES = {
   "audit/true/i_sic": ("i-SIC, true", "{:.3f}"),
   "ir_violations": ("IR violations", "{:.2%}"),
   "residual_gain": ("residual gain at g", "{:.2%}"),
-  "residual_gain_equal": ("at equal ad load", "{:.2%}"),
+  "residual_gain_equal": ("residual gain at equal ad load", "{:.2%}"),
 }
 DIFFERENCES = (
   "true/welfare", "true/rpm_equilibrium", "true/rpm_equilibrium_equal", "true/rpm_myerson", "true/rpm_surplus",

@@ -4,20 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from ega_jax.data.pipeline import read_split
 from ega_jax.evaluation import bootstrap, market, payments, snips
 from ega_jax.evaluation.systems import evaluate_system
 from ega_jax.stages.batches import LIST
 
 FIGURES = ("ad_share", "model/welfare", "model/clicks", "model/organic_clicks", "model/rpm_surplus")
 LOGS = (*LIST, "shown_propensity", "explored")
-
-
-def validation_requests(directory, columns, chunk, count=0):
-  """Returns columns of validation requests, a multiple of `chunk`: all, or `count` of them evenly spread."""
-  total = len(read_split(directory, "validation", ("row",))["row"])
-  count = max(min(count or total, total) // chunk, 1) * chunk
-  return read_split(directory, "validation", (*columns, *LOGS), np.linspace(0, total - 1, count).astype(int))
 
 
 def judged(system, columns, judge, objective, *, sigma, chunk):
@@ -28,7 +20,8 @@ def judged(system, columns, judge, objective, *, sigma, chunk):
   Args:
     system: at the ad load of the comparison; its own objective plays no part. objective: of the market, the score(Y)
       by which options are compared; at equal ad load its slot price is a constant and should be 0.
-    columns: of `validation_requests`. judge: (batch, slate) -> predictions of a reward model of held-back logs.
+    columns: REQUEST, "row" and LOGS of validation requests.
+    judge: (batch, slate) -> predictions of a reward model of held-back logs.
   """
   recorded = _Recorded(system)
   totals = evaluate_system(recorded, payments.Free(), columns, theta_model=judge, sigma=sigma, chunk_size=chunk)

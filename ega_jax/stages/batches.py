@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from ega_jax.data.pipeline import train_batches
+import numpy as np
+
+from ega_jax.data.pipeline import read_split, train_batches
 from ega_jax.types import Request
 
 REQUEST = tuple(field.name for field in dataclasses.fields(Request))
@@ -21,6 +23,13 @@ def logged(config, batch_size, columns, *, folds=None, salt=0, process=(0, 1)):
     config.data, "train", batch_size, config.seed * 1000 + salt, columns=REQUEST + tuple(columns), folds=folds,
     process_index=process[0], process_count=process[1],
   )  # fmt: skip
+
+
+def evenly(directory, split, columns, count, chunk):
+  """Returns `columns` of at most `count` requests of a split (0: all), evenly spread, a multiple of `chunk` of them."""
+  total = len(read_split(directory, split, ("row",))["row"])
+  count = max(min(count or total, total) // chunk, 1) * chunk
+  return read_split(directory, split, columns, np.linspace(0, total - 1, count).astype(int))
 
 
 def main_folds(config):

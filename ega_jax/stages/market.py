@@ -6,7 +6,7 @@ import numpy as np
 
 from ega_jax.data.pipeline import read_split
 from ega_jax.decoding.slate import Objective
-from ega_jax.stages.batches import REQUEST
+from ega_jax.stages.batches import REQUEST, evenly
 from ega_jax.systems import generation
 from ega_jax.systems.balance import LOADS, NEAR, TOLERANCE, balanced_knob, equal_load, logged_ad_share
 from ega_jax.systems.merge import ad_share, greedy_merge
@@ -59,16 +59,23 @@ def _alone(models, params, request):
 
 def balanced_price(config, system, tolerance=TOLERANCE):
   """Returns the slot price, in median bids, at which a system's ad share on validation is the logging policy's."""
-  logs = read_split(config.data, "validation", ("shown_item", "is_ad", "explored"))
-  chunk, total = config.evaluation.chunk, len(logs["is_ad"])
-
-  def spread(most):
-    count = max(min(most, total) // chunk, 1) * chunk
-    return read_split(config.data, "validation", REQUEST, np.linspace(0, total - 1, count).astype(int))
-
-  few, more = config.evaluation.load_requests, config.evaluation.fine_load_requests
-  fine = spread(more) if more > few and tolerance < NEAR else None
+  few, fine = balancing_requests(config)
   return balanced_knob(
-    system, spread(few), logged_ad_share(logs), chunk, config.list_length, tolerance=tolerance, fine=fine,
-    say=Progress(system.name, 0).say,
+    system, few, target_ad_share(config.data), config.evaluation.chunk, config.list_length, tolerance=tolerance,
+    fine=fine if tolerance < NEAR else None, say=Progress(system.name, 0).say,
   )  # fmt: skip
+
+
+def balancing_requests(config):
+  """Returns (request columns and "row" of the validation requests on which ad load is balanced, and of the more on
+  which the search ends, None where config.evaluation asks for no more).
+  """
+  options = config.evaluation
+  some = lambda count: evenly(config.data, "validation", (*REQUEST, "row"), count, options.chunk)
+  more = options.fine_load_requests > options.load_requests
+  return some(options.load_requests), some(options.fine_load_requests) if more else None
+
+
+def target_ad_share(directory):
+  """Returns the ad share to which every system is balanced: the logging policy's on validation."""
+  return logged_ad_share(read_split(directory, "validation", ("shown_item", "explored", "is_ad")))
