@@ -7,7 +7,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import jax
 from absl import app, flags, logging
 
 from ega_jax.training.loop import NonFiniteLoss, Preempted
@@ -22,7 +21,6 @@ def run(main):
   A ValueError that jax or a library on top of it raised is no check of ours: it ends with its traceback and 1.
   `overrides` are the arguments --config.a.b=value, in order. --verbosity=1 shows where bad input was found.
   """
-  jax.config.update("jax_traceback_filtering", "off")  # or a library's frame would pass for ours
   app.run(lambda argv: _guarded(main, argv[1:]), flags_parser=parse)
 
 

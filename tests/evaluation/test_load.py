@@ -74,14 +74,14 @@ def test_the_load_is_met_on_many_requests_for_few_more_trials():
 
 
 def test_a_known_slope_saves_trials():
-  share = lambda knob: 0.3 - 0.4 * (knob - 1.07)
+  share = lambda knob: 0.3 - 0.1 * (knob - 2.07)
   alone, known = (
     balance.equal_load(share, 0.3, -5, 5, tolerance=1e-4, scale="linear", start=1.0, slope=slope)
-    for slope in (None, -0.3)
+    for slope in (None, -0.08)
   )
-  assert alone.met and known.met and len(known.tried) <= min(3, len(alone.tried))
-  assert known.slope == pytest.approx(-0.4)
-  assert balance.equal_load(share, 0.328, -5, 5, scale="linear", start=1.0).slope is None
+  assert alone.met and known.met and len(known.tried) == 3 < len(alone.tried)
+  assert known.slope == pytest.approx(-0.1)
+  assert balance.equal_load(share, 0.407, -5, 5, scale="linear", start=1.0).slope is None
 
 
 def test_a_step_is_reported_as_not_met():
