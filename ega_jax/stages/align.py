@@ -16,7 +16,6 @@ from ega_jax.models.ega_config import LIST
 from ega_jax.stages.batches import logged
 from ega_jax.stages.market import balanced_price
 from ega_jax.systems import generation
-from ega_jax.systems.balance import NEAR
 from ega_jax.systems.ega import EGASystem
 from ega_jax.training.stage import Stage
 from ega_jax.types import Request
@@ -59,7 +58,7 @@ def align_stage(config, models, lists: ListConfig, *, name="align", source="rewa
   def finish(params, previous):
     del previous
     system = EGASystem(name, models, params, lists)  # lists that are better than greedy ones hold more ads at a price
-    return generation.at_slot_price(params, balanced_price(config, system, NEAR))
+    return generation.at_slot_price(params, balanced_price(config, system, roughly=True))
 
   schedule = optax.cosine_decay_schedule(options.learning_rate, max(options.steps, 1))
   return Stage(

@@ -13,7 +13,6 @@ from ega_jax.models.ega_config import LIST
 from ega_jax.stages.batches import logged
 from ega_jax.stages.market import balanced_price
 from ega_jax.systems import generation
-from ega_jax.systems.balance import NEAR, TOLERANCE
 from ega_jax.systems.choice import Options, score_bids, token_bids
 from ega_jax.systems.ega import EGASystem
 from ega_jax.training.stage import Stage
@@ -74,7 +73,7 @@ def policy_stage(
     del previous
     system = EGASystem(name, models, params, lists, served)
     # EGA's payments are learned at this price; the rows of bid-free lists set theirs again.
-    return generation.at_slot_price(params, balanced_price(config, system, NEAR if bid_free else TOLERANCE))
+    return generation.at_slot_price(params, balanced_price(config, system, roughly=bid_free))
 
   return Stage(
     name=name,

@@ -192,7 +192,7 @@ def test_a_search_without_neighbours_is_refused():
 
 def test_it_ends_at_the_price_that_balances_its_own_lists(setting, monkeypatch):
   config, asked = tiny_run.config(), []
-  monkeypatch.setattr(align, "balanced_price", lambda config, system, tolerance: asked.append(system) or 1.25)
+  monkeypatch.setattr(align, "balanced_price", lambda config, system, roughly: asked.append(system) or 1.25)
   stage = align.align_stage(config, setting["models"], recipe.list_config(config))
   found = stage.finish(setting["params"], {})
   assert float(found["market"]["slot_price"]) == 1.25 and asked[0].params is setting["params"]

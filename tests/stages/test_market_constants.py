@@ -113,3 +113,6 @@ def test_a_balanced_price_has_the_logging_policys_share(capsys):
   )
   share = balance.mean_ad_share(Threshold(price), columns, 8)
   assert price > 0 and share == pytest.approx(balance.logged_ad_share(logs), abs=0.01)
+  market.balanced_price(config, Threshold(), roughly=True)
+  trials = capsys.readouterr().err.splitlines()
+  assert trials and all(line.endswith(f" on {config.evaluation.load_requests // 4} requests") for line in trials)
