@@ -116,3 +116,18 @@ def test_a_balanced_price_has_the_logging_policys_share(capsys):
   market.balanced_price(config, Threshold(), roughly=True)
   trials = capsys.readouterr().err.splitlines()
   assert trials and all(line.endswith(f" on {config.evaluation.load_requests // 4} requests") for line in trials)
+
+
+def test_the_search_ends_on_more_requests_where_they_are_asked_for():
+  config = tiny_run.config().copy_and_resolve_references()
+  config.evaluation.load_requests, config.evaluation.fine_load_requests, config.evaluation.chunk = 24, 43, 4
+  total = len(read_split(config.data, "validation", ("row",))["row"])
+  assert total > 48
+  few, fine = market.balancing_requests(config)
+  assert (len(few["row"]), len(fine["row"])) == (24, 40)
+  for columns in (few, fine):  # from the first to the last day of the split, no stretch of it left out
+    gaps = np.diff(columns["row"])
+    assert gaps.min() >= 1 and np.ptp(gaps) <= 1 and np.ptp(columns["row"]) == total - 1
+  assert len(market.balancing_requests(config, share=0.3)[0]["row"]) == 8
+  config.evaluation.fine_load_requests = 24
+  assert market.balancing_requests(config)[1] is None
