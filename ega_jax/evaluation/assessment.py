@@ -63,6 +63,7 @@ def equilibria(entry, config, world, equal, validation, truthful, pay):
     if found is None or found.multiplier != 1.0:
       found = equilibrium.shading_equilibrium(setting, validation, world, sampled)
     figures |= {f"shading{end}": found.multiplier if found.converged else "none", f"residual_gain{end}": found.gain}
+    figures[f"gain_by_value{end}"] = found.gain_by_value
     if found.converged:
       g = found.multiplier
       totals[f"equilibrium{end}"] = truthful if g == 1.0 else pay(setting(g), g)

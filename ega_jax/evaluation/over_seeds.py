@@ -26,8 +26,8 @@ RENAMED = {
   ("audited", "true/rpm"): "true/rpm_myerson",
 }  # fmt: skip
 OF_SYSTEM = (
-  "shading", "residual_gain", "shading_equal", "residual_gain_equal", "knob", "seconds", "parameters", "milliseconds",
-  "flops",
+  "shading", "residual_gain", "gain_by_value", "shading_equal", "residual_gain_equal", "gain_by_value_equal", "knob",
+  "seconds", "parameters", "milliseconds", "flops",
 )  # fmt: skip
 
 

@@ -56,6 +56,8 @@ INCENTIVES = {
   "ir_violations": ("IR violations", "{:.2%}"),
   "residual_gain": ("residual gain at g", "{:.2%}"),
   "residual_gain_equal": ("residual gain at equal ad load", "{:.2%}"),
+  "gain_by_value": ("gain of shading by value", "{:.2%}"),
+  "gain_by_value_equal": ("gain of shading by value at equal ad load", "{:.2%}"),
 }
 DIFFERENCES = (
   "true/welfare", "true/rpm_equilibrium", "true/rpm_equilibrium_equal", "true/rpm_myerson", "true/rpm_surplus",

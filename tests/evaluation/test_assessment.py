@@ -43,6 +43,8 @@ def test_each_load_has_its_own_equilibrium():
   figures, totals, expected, equal, systems = _equilibria(lambda system: payments.FirstPrice(), ("fixed", "equal"))
   assert [figures["shading"], figures["shading_equal"]] == [one.multiplier for one in expected]
   assert figures["residual_gain"] == expected[0].gain and figures["residual_gain_equal"] == expected[1].gain
+  gains = [figures["gain_by_value"], figures["gain_by_value_equal"]]
+  assert gains == [one.gain_by_value for one in expected] and min(gains) > 0
   assert expected[0].multiplier != expected[1].multiplier and max(figures["shading"], figures["shading_equal"]) < 1
   assert totals == {
     "equilibrium": (systems[0], expected[0].multiplier), "equilibrium_equal": (systems[1], expected[1].multiplier)
@@ -60,7 +62,8 @@ def test_a_rule_under_which_nobody_shades_is_the_same_at_both_and_found_once():
 def test_only_the_loads_that_are_named(load):
   figures, totals, _, _, _ = _equilibria(lambda system: payments.FirstPrice(), (load,))
   end = "" if load == "fixed" else "_equal"
-  assert set(figures) == {f"shading{end}", f"residual_gain{end}"} and set(totals) == {f"equilibrium{end}"}
+  assert set(figures) == {f"{name}{end}" for name in ("shading", "residual_gain", "gain_by_value")}
+  assert set(totals) == {f"equilibrium{end}"}
 
 
 def test_rows_of_another_origin_are_never_written_over(tmp_path):

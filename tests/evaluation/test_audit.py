@@ -249,6 +249,7 @@ def test_deviation_utility_by_a_loop():
     system, payments.FirstPrice(), world.columns, 0.8, [0.5, 1.1], world, options
   )
   expected = []
+  edges = world.columns["value_mu"] + 0.6 * np.array([0.0, 0.6744898, 1.2815516])[:, None, None]  # of .5, .75, .9
   for multiplier in (0.5, 1.1):
     total = []
     for row in range(5):
@@ -259,9 +260,12 @@ def test_deviation_utility_by_a_loop():
         bids[0, 0, ad] = multiplier * value
         slate = system.allocate(batch, bids)
         poi = world.click_probabilities(np.array([row]), slate.items, slate.creatives)[0]
-        total.append((value - multiplier * value) * (poi * (slate.items == ad)).sum())
-    expected.append(np.mean(total))
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+        utility = (value - multiplier * value) * (poi * (slate.items == ad)).sum()
+        place = sum(np.log(value) >= edge[row, ad] for edge in edges)
+        total.append(np.where(np.arange(4) == place, utility, 0.0))
+    expected.append(np.mean(total, 0))
+  assert (np.array(expected) != 0).all(0).sum() >= 3  # classes with a shown ad
+  np.testing.assert_allclose(found, np.transpose(expected), rtol=1e-6)
 
 
 class HighestBid:
@@ -286,6 +290,21 @@ def test_first_price_between_two_uniform_bidders_shades_to_one_half():
   options = equilibrium.EquilibriumOptions(num_requests=count, num_unshown=2, requests_per_call=500)
   found = equilibrium.shading_equilibrium(lambda g: (HighestBid(), payments.FirstPrice()), columns, options=options)
   assert found.converged and 0.45 <= found.multiplier <= 0.58
+  assert found.gain_by_value < 0.02  # no class of values does better than v / 2
   second_price = payments.slot_threshold(HighestBid(), num_nodes=100)
   found = equilibrium.shading_equilibrium(lambda g: (HighestBid(), second_price), columns, options=options)
-  assert found.converged and found.multiplier == 1.0
+  assert found.converged and found.multiplier == 1.0 and found.gain_by_value < 1e-3
+
+
+def test_one_multiple_for_every_value_is_no_equilibrium_of_first_price_between_lognormal_values():
+  # The equilibrium bid E[max of the others' | below v] is nearly v for low values and far below it for high ones.
+  rng = np.random.default_rng(0)
+  count = 2000
+  columns = {
+    "row": np.arange(count), "user": np.arange(count), "candidates": np.tile([0, 1], (count, 1)),
+    "is_ad": np.ones((count, 2), bool), "bid": np.exp(0.6 * rng.normal(size=(count, 2))).astype(np.float32),
+    "value_mu": np.zeros((count, 2), np.float32),
+  }  # fmt: skip
+  options = equilibrium.EquilibriumOptions(num_requests=count, num_unshown=2, requests_per_call=500)
+  found = equilibrium.shading_equilibrium(lambda g: (HighestBid(), payments.FirstPrice()), columns, options=options)
+  assert found.gain < 0.01 and found.gain_by_value > 0.03
