@@ -43,10 +43,10 @@ class ClassedEquilibrium(equilibrium.ShadingEquilibrium):
 def deviation_utilities(system, rule, columns, shading, multipliers, world=None, options=None):
   """Returns the utility f64[V, M] of one ad that bids m * v while every other bids shading * v.
 
-  Its mean over all candidate ads, each deviating alone, is the sum over V classes of values, by the quantile (`CLASSES`)
-  of the ad's own distribution. Those shown at the truth deviate, and some unshown ones by weight (a plain draw of one
-  ad in a hundred would leave the mean to a handful of shown ads). Clicks are the world's if it is
-  given (what an advertiser lives on), else the slate's belief.
+  Its mean over all candidate ads, each deviating alone, is the sum over V classes of values, by the quantile
+  (`CLASSES`) of the ad's own distribution. Those shown at the truth deviate, and some unshown ones by weight (a plain
+  draw of one ad in a hundred would leave the mean to a handful of shown ads). Clicks are the world's if it is given
+  (what an advertiser lives on), else the slate's belief.
   """
   options = options or EquilibriumOptions()
   rng = np.random.default_rng(options.seed)
