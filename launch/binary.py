@@ -12,11 +12,14 @@ from absl import app, flags, logging
 from ega_jax.training.loop import NonFiniteLoss, Preempted
 
 BAD_INPUT, FAILED = 2, 1
+# Of a path that a flag names, mostly.
+FILE_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax", "chex")
 
 
 def run(main):
-  """Runs `main(overrides)` and exits: 0, 1 if the run failed, 2 for bad input (ValueError or a missing file).
+  """Runs `main(overrides)` and exits: 0, 1 if the run failed, 2 for bad input (ValueError, or a path that is not what
+  it should be).
 
   A ValueError that jax or a library on top of it raised is no check of ours: it ends with its traceback and 1.
   `overrides` are the arguments --config.a.b=value, in order. --verbosity=1 shows where bad input was found.
@@ -48,7 +51,7 @@ def _refuse(error):
 def _guarded(main, overrides):
   try:
     return main(overrides) or 0
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, *FILE_ERRORS) as error:
     if _raised_by_jax(error):
       raise
     logging.debug("bad input", exc_info=True)

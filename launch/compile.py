@@ -1,12 +1,13 @@
 """Compiles an experiment's training steps for a TPU topology, with no TPU, and prints what they cost per chip.
 
-python -m launch.compile --experiment=FILE --topology=v5p:8x8x8 [--mesh=fsdp=16] [--stages=a] [--output=FILE.json]
-Needs libtpu (pip install 'ega_jax[tpu]'). The experiment gives batch_shapes(config, stage name); no data is read.
+python -m launch.compile --experiment=FILE --topology=v5e:4x4 [--mesh=fsdp=16] [--stages=a] [--output=FILE.json]
+Needs libtpu (pip install '.[tpu]'). The experiment gives batch_shapes(config, stage name); no data is read.
 Sharding, memory, collectives and cost are the real compiler's; nothing is run. Exit codes: 0, 1 compilation failed,
 2 bad input or no libtpu.
 """
 
 import importlib.util
+import math
 import os
 import re
 import sys
@@ -22,7 +23,7 @@ from absl import flags  # noqa: E402
 
 from ega_jax.parallel.mesh import make_mesh, parse_mesh  # noqa: E402
 from ega_jax.parallel.partition import tree_shardings  # noqa: E402
-from ega_jax.parallel.rules import flax_rules  # noqa: E402
+from ega_jax.parallel.rules import BATCH_AXES, flax_rules  # noqa: E402
 from ega_jax.training.state import state_shardings  # noqa: E402
 from ega_jax.training.step import compile_step  # noqa: E402
 from launch import binary, experiment  # noqa: E402
@@ -61,6 +62,7 @@ def main(overrides):
   for stage, abstract, names in experiment.abstract_stages(stages):
     if stage.num_steps and (not chosen or stage.name in chosen):
       batch = module.batch_shapes(config, stage.name)
+      _check_batch(batch, mesh, stage.name)
       try:
         report = measure(stage, abstract, names, batch, mesh, values.topology, values.replicate_uneven)
       except jax.errors.JaxRuntimeError as error:  # the program is larger than the chip's memory, mostly
@@ -74,6 +76,14 @@ def main(overrides):
   return 0
 
 
+def _check_batch(batch, mesh, stage):
+  """Raises ValueError unless the devices share the rows of a batch evenly."""
+  parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
+  for rows in {leaf.shape[0] for leaf in jax.tree.leaves(batch)}:
+    if rows % parts:
+      raise ValueError(f"stage {stage!r}: a batch of {rows} rows over {parts} devices; allowed: a multiple, see --mesh")
+
+
 def topology_devices(name):
   """Returns the device descriptions of a TPU topology.
 
@@ -81,7 +91,7 @@ def topology_devices(name):
     ValueError: no libtpu, or a topology that it does not know.
   """
   if importlib.util.find_spec("libtpu") is None:
-    raise ValueError("libtpu is not installed; allowed: an environment with pip install 'ega_jax[tpu]'")
+    raise ValueError("libtpu is not installed; allowed: an environment with pip install '.[tpu]'")
   chip, _, shape = name.partition(":")
   if chip not in CHIPS or not re.fullmatch(r"\d+(x\d+)+", shape):
     raise ValueError(f"--topology={name}; allowed: one of {', '.join(CHIPS)}, a colon and a shape, such as v5p:8x8x8")

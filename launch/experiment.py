@@ -20,8 +20,8 @@ def load(path, overrides=()):
     ValueError: no such file, a module without get_config or stages, an unknown key, a value of another type.
   """
   file = Path(path)
-  if not file.is_file():
-    raise ValueError(f"--experiment={path}: no such file")
+  if not file.is_file() or file.suffix != ".py":
+    raise ValueError(f"--experiment={path}: no such file, or no Python file")
   # The name must not change between runs: checkpoints name the types of records.
   name = f"ega_experiment_{file.resolve().parent.name}_{file.stem}"
   spec = importlib.util.spec_from_file_location(name, file)

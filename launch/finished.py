@@ -1,21 +1,26 @@
 """A run of launch.train as the config and the final parameters that later binaries need."""
 
 import json
+import os
 from pathlib import Path
 
+from ega_jax.data import records
 from ega_jax.parallel.mesh import make_mesh
-from ega_jax.training.checkpoint import final_exists, load_final
+from ega_jax.training.checkpoint import check_same, final_exists, flat, load_final
 from launch import experiment
 
 
 class Finals(dict):
   """{stage: final params} of the stages of a run that are complete; another stage is bad input, not a KeyError."""
 
-  def __init__(self, workdir, found):
+  def __init__(self, workdir, found, stages):
     super().__init__(found)
-    self.workdir = workdir
+    self.workdir, self.stages = workdir, stages
 
   def __missing__(self, name):
+    if name not in self.stages:
+      has = ", ".join(self.stages)
+      raise ValueError(f"--workdir={self.workdir}: its experiment has no stage {name}, as configured; has: {has}")
     raise ValueError(f"--workdir={self.workdir}: stage {name} is not complete; run launch.train to its end")
 
 
@@ -29,10 +34,16 @@ def load_run(workdir, needed=(), *, partial=False):
   for name in ("experiment.json", "config.json"):
     if not (workdir / name).is_file():
       raise ValueError(f"--workdir={workdir}: no {name}; allowed: a folder that launch.train filled")
-  path = json.loads((workdir / "experiment.json").read_text())["experiment"]
+  path, stored = _read(workdir / "experiment.json")["experiment"], _read(workdir / "config.json")
+  if not Path(path).is_file():
+    raise ValueError(f"{workdir / 'experiment.json'}: {path} is not there; allowed: its present place, written there")
   module, config = experiment.load(path)
   with config.unlocked():
-    update(config, json.loads((workdir / "config.json").read_text()), path)
+    update(config, stored, path)
+    absent = sorted(flat(json.loads(config.to_json_best_effort())).keys() - flat(stored).keys() - {"mesh"})
+  if absent := [key for key in absent if not key.startswith("mesh.")]:
+    raise ValueError(f"{workdir}/config.json has no {absent[0]!r}: {path} was changed since; allowed: the older code")
+  check_data(workdir, config)
   names = [stage.name for stage in module.stages(config, str(workdir))]
   absent = [name for name in needed if name not in names]
   if absent:
@@ -44,7 +55,24 @@ def load_run(workdir, needed=(), *, partial=False):
     raise ValueError(f"--workdir={workdir}: stages {', '.join(missing)} are not complete; run launch.train to its end")
   mesh = make_mesh({"data": -1})
   found = {name: load_final(workdir / name, mesh)[0] for name in needed or names}
-  return config, Finals(workdir, found) if partial else found
+  return config, Finals(workdir, found, names) if partial else found
+
+
+def _read(path):
+  """Returns what a JSON file holds; raises ValueError naming it."""
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path}: not JSON, or truncated ({error})") from error
+
+
+def check_data(workdir, config):
+  """Notes in the workdir which prepared data it is of, and refuses others of the same name. An experiment without
+  `config.data`, or whose data are not there, is left to its stages.
+  """
+  directory = config.get("data")
+  if isinstance(directory, str) and os.path.isfile(os.path.join(directory, "schema.json")):
+    check_same(Path(workdir) / "data.json", records.identity(directory))
 
 
 def update(config, stored, path="the experiment", prefix=""):

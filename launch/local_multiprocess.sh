@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Trains with several processes on this machine: bash launch/local_multiprocess.sh N [arguments of launch.train]
-# The same command continues a run that was killed. --dry_run prints the commands. PORT sets the coordinator's port.
+# The same command continues a run that was killed. --dry_run prints the commands. PORT sets the coordinator's port,
+# EGA_PYTHON the interpreter that has the package (default .venv's).
 set -euo pipefail
 processes=${1:?usage: local_multiprocess.sh N [arguments of launch.train]}
 shift
 [[ $processes =~ ^[1-9][0-9]*$ ]] || { echo "number of processes $processes; allowed: 1 or more" >&2; exit 2; }
 root=$(cd "$(dirname "$0")/.." && pwd)
-python=${PYTHON:-$root/.venv/bin/python}
+python=${EGA_PYTHON:-$root/.venv/bin/python}
 [ -x "$python" ] || python=python3
 address=127.0.0.1:${PORT:-$((20000 + RANDOM % 20000))}
 export NPROC=${NPROC:-16} # XLA:CPU's all-reduce over fake devices can deadlock with fewer threads.

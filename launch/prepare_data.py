@@ -53,7 +53,7 @@ def prepare(output):
   """Writes the prepared directory that the flags ask for. Raises ValueError on bad input."""
   start = time.time()
   config = _config()
-  _claim(output)
+  _refuse_foreign(output)
   market, city = _marketplace(config)
   _say(start, f"marketplace: {len(market.requests['row'])} requests, cut at {np.datetime64(market.cut_time, 'm')}")
   columns = examples.build_columns(market, _SEED.value)
@@ -61,11 +61,13 @@ def prepare(output):
   empty = [split for split, (first, end) in bounds.items() if first == end]
   if empty:
     raise ValueError(f"no requests for {empty[0]}: {len(columns['row'])} requests in all, the cut is {market.cut_time}")
-  os.makedirs(os.path.join(output, "truth"), exist_ok=True)
+  found = {} if city is None else _windows(city, market.cut_time)
+  _empty(output)  # not before: bad input must not cost what was there
+  os.makedirs(os.path.join(output, "truth"))
   np.savez(os.path.join(output, "catalog.npz"), **dataclasses.asdict(market.catalog))
   market.world.save(os.path.join(output, "truth", "world.npz"))
-  if city is not None:
-    _write_windows(output, city, market.cut_time)
+  for split, columns_of in found.items():
+    np.savez(os.path.join(output, f"next_poi_{split}.npz"), **columns_of)
   _write_sanity(output, market, start)
   splits = {}
   for split, (first, end) in bounds.items():
@@ -101,15 +103,19 @@ def _config():
   return dataclasses.replace(config, max_requests=_MAX_REQUESTS.value, **changes)
 
 
-def _claim(output):
-  """Empties a folder that this program wrote; refuses one that holds anything else."""
+def _refuse_foreign(output):
+  """Raises ValueError if a folder holds anything that this program did not write."""
   if os.path.exists(output) and not os.path.isdir(output):
     raise ValueError(f"--output={output} is not a folder")
   foreign = sorted(set(os.listdir(output)) - _FILES) if os.path.isdir(output) else []
   if foreign:
     raise ValueError(f"--output={output} holds {foreign[0]!r}, which this program did not write; name a new folder")
+
+
+def _empty(output):
+  """Makes the folder, without what an earlier call wrote: its schema first, so that what is half gone is not read."""
   os.makedirs(output, exist_ok=True)
-  for name in os.listdir(output):
+  for name in sorted(os.listdir(output), key=lambda name: name != "schema.json"):
     path = os.path.join(output, name)
     shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
 
@@ -122,8 +128,9 @@ def _marketplace(config):
   return marketplace.over_checkins(city, config, _SEED.value, windows.cut_time_of(_INPUT.value, city)), city
 
 
-def _write_windows(output, city, cut_time):
-  """Writes the public next-POI windows of the city, where it has them."""
+def _windows(city, cut_time):
+  """Returns {split: columns} of the public next-POI windows of the city, where it has them."""
+  columns = {}
   for name, split in (("train", "train"), ("val", "validation"), ("test", "test")):
     found = windows.read_windows(_INPUT.value, name, city)
     if split == "train" and found is not None:  # New York's hold some that know of visits after their target
@@ -131,7 +138,8 @@ def _write_windows(output, city, cut_time):
       found = windows.select(found, ~wrong)
       print(f"  windows_{name}.csv: {wrong.sum()} of {len(wrong)} left out, with visits after their target", flush=True)
     if found is not None and len(found.target):
-      np.savez(os.path.join(output, f"next_poi_{split}.npz"), **windows.window_columns(found, city, cut_time))
+      columns[split] = windows.window_columns(found, city, cut_time)
+  return columns
 
 
 def _export(output, columns, first, end):

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The whole of EGA on the embedded marketplace: data, five stages of training, baselines, evaluation, report.
-# Needs only Python >= 3.11. Usage: bash launch/quickstart.sh [--config.a.b=value ...]; results in runs/quickstart.
+# The whole of EGA on the embedded marketplace: data, the stages of training, baselines, evaluation, report.
+# Needs only Python >= 3.11. Usage: bash launch/quickstart.sh [--config.a.b=value ...]; results in runs/quickstart, or RUN.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/launch/environment.sh"
 cd "$root"
-run=runs/quickstart
-"$python" -m launch.prepare_data --source=world --size=small --seed=0 --output="$run/data"
+run=${RUN:-runs/quickstart}
+"$python" -m launch.prepare_data --source=world --size=small --seed=0 --output="$run/data" --export_requests=20
 "$python" -m launch.train --experiment=experiments/quickstart/config.py --workdir="$run" \
   --config.data="$run/data" "$@"
 "$python" -m launch.evaluate --workdir="$run" --output="$run/results.json"

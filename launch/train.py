@@ -19,6 +19,7 @@ from ega_jax.training.checkpoint import check_same, write_json
 from ega_jax.training.state import split, trainable_mask
 from ega_jax.training.writers import read_metrics
 from launch import binary, experiment
+from launch.finished import check_data
 
 
 def define_flags():
@@ -48,6 +49,7 @@ def main(overrides):
   settings = experiment.as_dict(config)
   if not values.dry_run:
     check_same(Path(values.workdir) / "config.json", settings)
+    check_data(Path(values.workdir), config)
   mesh = make_mesh(parse_mesh(values.mesh) or dict(config.get("mesh", {})))
   stages = module.stages(config, values.workdir)
   only = experiment.selected(stages, values.stages)

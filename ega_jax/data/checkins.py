@@ -107,6 +107,8 @@ def _read_embedding(path, num_pois):
     embedding = np.load(path, allow_pickle=False)
   except (ValueError, EOFError, OSError) as error:
     raise ValueError(f"{path}: not a readable .npy array, or truncated ({error})") from error
+  if not isinstance(embedding, np.ndarray):
+    raise ValueError(f"{path}: an archive of arrays; one .npy array is needed")
   if embedding.ndim != 2 or len(embedding) != num_pois:
     raise ValueError(f"{path}: shape {embedding.shape}, but pois.tsv has {num_pois} POIs: [{num_pois}, D] is needed")
   if not np.issubdtype(embedding.dtype, np.floating) or not np.isfinite(embedding).all():

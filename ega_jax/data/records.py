@@ -88,6 +88,14 @@ def read_schema(directory) -> dict:
   return schema
 
 
+def identity(directory) -> dict:
+  """Returns what tells prepared data apart: schema.json without the command and the commit that wrote it.
+
+  Raises: ValueError, see read_schema.
+  """
+  return {key: value for key, value in read_schema(directory).items() if key not in ("command", "commit")}
+
+
 class RecordFile:
   """Random access to one split of a prepared directory; safe to share between threads and to pickle."""
 

@@ -41,7 +41,10 @@ def read_windows(directory, name, checkins) -> Windows | None:
   path = os.path.join(directory, f"windows_{name}.csv")
   if not os.path.exists(path):
     return None
-  header, *rows = list(csv.reader(tables.read_lines(path)))
+  try:
+    header, *rows = list(csv.reader(tables.read_lines(path)))
+  except csv.Error as error:
+    raise ValueError(f"{path}: not a table of comma-separated values ({error})") from error
   positions = tables.column_positions(path, header, COLUMNS)
   for row, fields in enumerate(rows):
     if len(fields) != len(header):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 
@@ -201,7 +202,7 @@ class World:
   @classmethod
   def load(cls, path):
     """Returns the World written by `save`. Raises ValueError naming the file if fields are missing."""
-    with np.load(path) as stored:
+    with _opened(path) as stored:
       names = {f.name for f in dataclasses.fields(cls)} - {"click", "noise_seed"}
       missing = sorted((names | {"numbers"}) - set(stored.files))
       if missing:
@@ -209,6 +210,13 @@ class World:
       numbers = json.loads(str(stored["numbers"]))
       click = market_config.ClickModel(**numbers["click"])
       return cls(**{name: stored[name] for name in names}, noise_seed=numbers["noise_seed"], click=click)
+
+
+def _opened(path):
+  try:
+    return np.load(path)
+  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(f"{path}: not an .npz file, or truncated ({error})") from error
 
 
 def _like(rows, x):

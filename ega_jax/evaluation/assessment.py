@@ -3,15 +3,6 @@
 from ega_jax.evaluation import audit, audit_views, equilibrium, payments, report
 from ega_jax.evaluation.systems import evaluate_system
 
-LOADS = ("fixed", "equal")
-
-
-def check(options):
-  """Raises ValueError unless config.evaluation.equilibrium_loads names ad loads of `equilibria`."""
-  for name in options.equilibrium_loads:
-    if name not in LOADS:
-      raise ValueError(f"config.evaluation.equilibrium_loads has {name!r}; allowed: {', '.join(map(repr, LOADS))}")
-
 
 def assess(entry, config, world, believe, equal, samples, lap=lambda part: None):
   """Returns (figures, {sample: totals of `evaluate_system`}) of a row's payments.

@@ -3,6 +3,7 @@
 Totals per user are kept (npz) beside the figures (JSON), so that a report over seeds needs no model.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -10,10 +11,12 @@ import time
 
 import numpy as np
 
+from ega_jax.data import records
 from ega_jax.data.world import World
 from ega_jax.evaluation import assessment, flops, load, market, next_poi_model, payments, reward_quality
 from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.systems import evaluate_system, truthful
+from ega_jax.stages import recipe
 from ega_jax.stages.batches import REQUEST, evenly
 from ega_jax.stages.market import balancing_requests, target_ad_share
 from ega_jax.systems.balance import mean_ad_share
@@ -32,8 +35,8 @@ def sample(directory, split, count, chunk):
 def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=print):
   """Writes OUTPUT/{name}.npz and figures.json for every system of the line-up, and returns the figures.
 
-  Rows found in OUTPUT that the same commit made from the same config and parameters are kept: an evaluation that was
-  killed goes on with the row it was at. Rows of another origin are set aside (OUTPUT.1, ..).
+  Rows found in OUTPUT that the same commit made from the same config, data and parameters are kept: an evaluation that
+  was killed goes on with the row it was at. Rows of another origin are set aside (OUTPUT.1, ..).
 
   Args:
     config: the experiment's config. finals: {stage: params}. say: progress, one line per system.
@@ -41,7 +44,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
     commit: of the code; where it is "unknown" or "+uncommitted" nothing is kept.
   """
   options, chunk = config.evaluation, config.evaluation.chunk
-  assessment.check(options)
+  recipe.check_settings(config)
   world = World.load(os.path.join(config.data, "truth", "world.npz"))
   entries = systems(config, finals, world, only)
   validation = sample(config.data, "validation", options.validation_requests, chunk)
@@ -52,6 +55,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   equal = load.EqualLoad(balancing, target, chunk, config.list_length, fine)
   believe = reward_quality.evaluator(config, finals["policy"])
   made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}
+  made_by["data"] = hashlib.sha256(json.dumps(records.identity(config.data), sort_keys=True).encode()).hexdigest()
   figures = kept_figures(output, made_by)
   if figures is None:
     set_aside(output)

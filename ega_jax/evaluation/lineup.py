@@ -60,7 +60,7 @@ def systems(config, finals, world=None, only=(), *, priced=True):
 
 
 def builders(config, finals, world, priced=True):
-  """Returns {row name: function -> Entry}."""
+  """Returns {row name: function -> Entry}, of every row in stages.defaults.SYSTEMS."""
   models = recipe.build_models(config, recipe.data_sizes(config.data))
   num_lists, length, nodes = config.lists.num_lists, config.list_length, config.evaluation.nodes
   on_nodes = {"num_nodes": nodes, "refinements": config.evaluation.refinements, "sigma": config.value_sigma}

@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from ega_jax.evaluation import report
+from ega_jax.training.checkpoint import flat
 
 # Which requests a figure is taken from: all of test, those whose payments were computed, those at equilibrium, and the
 # audited ones under the Myerson integral.
@@ -47,10 +48,14 @@ def read_seed(directory):
 
 
 def results(directories, reference="EGA", **header):
-  """Returns the results dict of `report.write` from the folders of all seeds; raises ValueError without any."""
+  """Returns the results dict of `report.write` from the folders of all seeds, the commit being that of the figures.
+
+  Raises: ValueError without any, if they are not of one experiment under different seeds, or without the reference.
+  """
   if not directories:
     raise ValueError("no evaluated seeds; allowed: one folder or more that launch.evaluate wrote")
   seeds = [read_seed(directory) for directory in directories]
+  _check(directories, [figures for figures, _ in seeds])
   names = [name for name in seeds[0][1] if all(name in totals for _, totals in seeds)]
   merged = {}
   for sample, figures in SAMPLES.items():
@@ -65,6 +70,8 @@ def results(directories, reference="EGA", **header):
       into = merged.setdefault(name, {"figures": {}, "differences": {}, "note": ""})
       into["figures"] |= {renamed(key): value for key, value in kept.items()}
       into["differences"] |= {renamed(key): value for key, value in one["differences"].items()}
+  if not merged:
+    raise ValueError(f"{reference} is what systems are compared with, and was not evaluated; has: {', '.join(names)}")
   for name, one in merged.items():
     extra = [figures["systems"][name] for figures, _ in seeds]
     one["note"] = extra[0].get("note", "")
@@ -82,6 +89,26 @@ def results(directories, reference="EGA", **header):
   }
   if first.get("reward"):
     sections["calibration"] = {"reward model": first["reward"]["calibration"]}
-  return {"reference": reference, "num_seeds": len(seeds), "systems": merged, **header, **sections}
+  made_by = {"seeds": [figures["config"]["seed"] for figures, _ in seeds], "commit": first["commit"]}
+  return {"reference": reference, "num_seeds": len(seeds), "systems": merged, **header, **made_by, **sections}
+
+
+def _check(directories, figures):
+  """Raises ValueError unless the figures are of one experiment, data and commit under different seeds."""
+  same = lambda one: {
+    "config": {key: value for key, value in one["config"].items() if key not in ("seed", "mesh")},
+    "data": one["data"], "commit": one["commit"],
+  }  # fmt: skip
+  first = flat(same(figures[0]))
+  for directory, one in zip(directories, figures, strict=True):
+    found = flat(same(one))
+    for key in sorted(first.keys() | found.keys()):
+      if first.get(key) != found.get(key):
+        raise ValueError(
+          f"{directory}: {key} is {found.get(key)!r}, that of {directories[0]} {first.get(key)!r}; allowed: runs that "
+          "differ in their seed alone"
+        )
+  if len({one["config"]["seed"] for one in figures}) < len(figures):
+    raise ValueError(f"{', '.join(directories)}: two have the same seed; allowed: one folder per seed")
 
 

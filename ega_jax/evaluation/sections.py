@@ -26,7 +26,8 @@ COST_NOTE = (
 )
 NEXT_POI_NOTE = (
   "The generator's beam over the whole catalogue on the city's public test windows, beside counts with tuned weights "
-  "that see the same. The interval is of the paired difference, clustered by user."
+  "that see the same; validation windows decide how far it follows what training learned. The interval is of the "
+  "paired difference, clustered by user."
 )
 
 

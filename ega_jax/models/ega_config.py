@@ -51,7 +51,7 @@ def tiny(**sizes):
 
 
 def small(**sizes):
-  """Returns the preset of two CPU cores: width 64, two blocks, 20 events of history."""
+  """Returns the preset of two CPU cores: width 64, two blocks, 20 events of history (the recipe says 12)."""
   return EGAConfig(**sizes)
 
 

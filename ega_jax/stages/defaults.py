@@ -2,6 +2,12 @@
 
 import ml_collections
 
+SYSTEMS = (
+  "popularity", "MCA-fixed", "MCA", "MCA+R", "GR", "GR+R", "EGA", "EGA-gsp", "EGA-rate", "EGA-vcg_range", "EGA-virtual",
+  "oracle", "MCA+R-objective",
+)  # fmt: skip
+EQUILIBRIUM_LOADS = ("fixed", "equal")
+
 
 def base_config() -> ml_collections.ConfigDict:
   """Returns EGA's config at size `small`: two CPU cores, minutes a stage."""
@@ -89,10 +95,7 @@ def base_config() -> ml_collections.ConfigDict:
         "token_bid": "expected",  # or the paper's "max"
         "bid_cell": 2.0,  # proposals see bids to the nearest power of it; 1 as in the paper
       },
-      "systems": (
-        "popularity", "MCA-fixed", "MCA", "MCA+R", "GR", "GR+R", "EGA", "EGA-gsp", "EGA-rate", "EGA-vcg_range",
-        "EGA-virtual", "oracle",
-      ),  # rows of the comparison
+      "systems": tuple(name for name in SYSTEMS if name != "MCA+R-objective"),  # rows of the comparison
       "bid_free_policy": True,  # a policy of its own for lists that ignore bids; False: they come from EGA's generator
       "judge": True,  # fit a second reward model on held-back logs, for choices on validation
       "sweep_prefixes": 1536,  # distinct prefixes that a sweep over bid profiles may hold

@@ -12,6 +12,7 @@ from ega_jax.models.payment import payment_network
 from ega_jax.models.ranker import Ranker
 from ega_jax.stages.align import align_stage
 from ega_jax.stages.batches import held_back_folds
+from ega_jax.stages.defaults import EQUILIBRIUM_LOADS, SYSTEMS
 from ega_jax.stages.payment import payment_stage
 from ega_jax.stages.policy import policy_stage
 from ega_jax.stages.pretrain import pretrain_stage
@@ -48,6 +49,23 @@ def check_pages(config):
       f"config.list_length is {config.list_length}; the lists of {config.data} have {logged} items; allowed: {logged}, "
       f"or data of launch.prepare_data --list_length={config.list_length}"
     )
+
+
+def check_settings(config):
+  """Raises ValueError for what would be refused only after hours of training."""
+  checks = [(f"systems has {name!r}", name in SYSTEMS, ", ".join(SYSTEMS)) for name in config.systems]
+  checks += [
+    (f"evaluation.equilibrium_loads has {load!r}", load in EQUILIBRIUM_LOADS, ", ".join(EQUILIBRIUM_LOADS))
+    for load in config.evaluation.equilibrium_loads
+  ]
+  chunk, folds, least = config.evaluation.chunk, config.reward.held_back_folds, int(config.judge)
+  checks.append((f"evaluation.chunk is {chunk}", chunk >= 1, "1 or more"))
+  requests = config.payment.requests
+  checks.append((f"payment.requests is {requests}", requests >= chunk, f"{chunk} or more, evaluation.chunk"))
+  checks.append((f"reward.held_back_folds is {folds}", least <= folds <= 9, f"{least} to 9 with judge={config.judge}"))
+  for what, holds, allowed in checks:
+    if not holds:
+      raise ValueError(f"config.{what}; allowed: {allowed}")
 
 
 def build_models(config, sizes: Sizes) -> Models:
@@ -89,6 +107,7 @@ def stages(config, workdir, models=None):
   ranker the cascade's models; judge a second reward model, of held-back logs, that scores choices on validation.
   """
   check_pages(config)
+  check_settings(config)
   models = models or build_models(config, data_sizes(config.data))
   share = {"process": process()}
   lists = list_config(config)

@@ -26,7 +26,7 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
       model of the held-back folds judges choices on validation.
   """
   options, main = config.reward, main_folds(config)
-  folds = folds or main
+  folds = main if folds is None else folds
   steps = max(options.steps * len(folds) // len(main), 1)
 
   def init(rng, previous):

@@ -14,6 +14,7 @@ def get_config():
   """Returns EGA's config with the strength of the new term."""
   config = base_config()
   config.penalty = 0.01
+  config.list_length = 4  # of --size=tiny
   return config
 
 

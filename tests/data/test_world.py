@@ -186,6 +186,9 @@ def test_world_survives_storage(market, tmp_path):
   np.savez(tmp_path / "foreign.npz", x=np.zeros(3))
   with pytest.raises(ValueError, match=r"foreign.npz.*missing.*candidates"):
     world_lib.World.load(tmp_path / "foreign.npz")
+  (tmp_path / "foreign.npz").write_bytes((tmp_path / "world.npz").read_bytes()[:-40])
+  with pytest.raises(ValueError, match="foreign.npz: not an .npz file, or truncated"):
+    world_lib.World.load(tmp_path / "foreign.npz")
 
 
 def _checkins(num_events=900, num_users=12, num_pois=80):

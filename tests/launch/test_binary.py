@@ -25,7 +25,7 @@ def run(body, *arguments):
   return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("body", [OURS, TRACED, "open('/no/such/file')"])
+@pytest.mark.parametrize("body", [OURS, TRACED, "open('/no/such/file')", "open('/')", "open('/dev/null/x')"])
 def test_bad_input_ends_with_two_and_one_line(body):
   done = run(body)
   assert done.returncode == 2 and done.stderr.startswith("bad input: ") and "Traceback" not in done.stderr

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -45,6 +46,14 @@ def test_measure_reads_the_step_of_a_stage():
   assert report["state_bytes_per_chip"] == 4 * (3 * numbers + 4 * 3 + 3 + 2 + 32 * 9)
   assert report["flops_per_chip"] > 2 * 2 * 32 * 16 * 8  # forward and one product of the backward pass
   assert report["collectives"] == {} and report["compiler_seconds"] > 0
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused():
+  mesh = types.SimpleNamespace(shape={"dcn": 1, "data": 2, "fsdp": 2, "tensor": 2})
+  rows = lambda count: {"x": jax.ShapeDtypeStruct((count, 3), jnp.float32)}
+  launch.compile._check_batch(rows(8), mesh, "a")
+  with pytest.raises(ValueError, match="stage 'a': a batch of 6 rows over 4 devices; allowed: a multiple"):
+    launch.compile._check_batch(rows(6), mesh, "a")
 
 
 def test_roofline_is_the_larger_of_compute_and_memory():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -123,6 +124,20 @@ def test_an_unfinished_folder_is_written_again_and_a_foreign_one_left_alone(tmp_
   with pytest.raises(ValueError, match=r"holds 'thesis.tex', which this program did not write"):
     _prepare(output=output, size="tiny")
   assert (output / "thesis.tex").read_text() == "years of work" and (output / "schema.json").exists()
+
+
+def test_bad_input_leaves_what_was_prepared_before(city, prepared_city, tmp_path):
+  output = tmp_path / "data"
+  shutil.copytree(prepared_city, output)
+  before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+  broken = tmp_path / "city"
+  shutil.copytree(city, broken)
+  windows = (broken / "windows_test.csv").read_text()
+  (broken / "windows_test.csv").write_text(windows.rstrip("\n") + "\n1,[oops\n")
+  for where in (tmp_path / "no_such_city", broken):
+    with pytest.raises(ValueError, match="pois.tsv: no such file|windows_test.csv, line"):
+      _prepare(source="checkins", input=str(where), output=output, size="tiny", num_ads=6, num_organic=5)
+  assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
 def test_damaged_catalogues_are_refused(prepared_city, tmp_path):

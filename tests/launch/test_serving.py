@@ -15,6 +15,7 @@ from ega_jax.data.pipeline import read_catalog
 from ega_jax.data.requests import read_requests
 from ega_jax.evaluation import comparison, lineup, over_seeds, report
 from ega_jax.evaluation.comparison import evaluate_seed
+from ega_jax.stages.defaults import SYSTEMS
 from launch import evaluate, experiment, finished, generate
 
 
@@ -86,14 +87,16 @@ def test_evaluation_writes_figures_and_a_report(tmp_path):
   parts = figures["systems"]["EGA"]["seconds_of"]
   assert list(parts) == ["balance", "frontier", "test", "pricing", "audit", "equilibria"]
   assert figures["systems"]["EGA"]["seconds"] == pytest.approx(sum(parts.values()))
-  made_by = {key: figures[key] for key in ("commit", "config", "parameters")}
+  made_by = {key: figures[key] for key in ("commit", "config", "data", "parameters")}
   assert comparison.kept_figures(tmp_path / "seed", made_by)["systems"].keys() == figures["systems"].keys()
   changes = {"commit": "2"}, {"commit": "unknown"}, {"commit": "1+uncommitted"}, {"config": {}}, {"parameters": ""}
+  changes += ({"data": ""},)
   for other in changes:
     assert comparison.kept_figures(tmp_path / "seed", made_by | other) is None
   stored = json.loads((tmp_path / "seed" / "figures.json").read_text())
   assert stored["systems"].keys() == figures["systems"].keys() and 0 < stored["target_ad_share"] < 1
-  results = over_seeds.results([str(tmp_path / "seed")], title="tiny")
+  results = over_seeds.results([str(tmp_path / "seed")], title="tiny", commit="of the report")
+  assert results["commit"] == figures["commit"] and results["seeds"] == [config.seed]
   text = open(report.write(results, str(tmp_path / "out")), encoding="utf-8").read()
   assert all(f"{name}" in text for name in figures["systems"])
   difference = results["systems"]["MCA"]["differences"]["true/rpm_myerson"]["mean"]
@@ -133,7 +136,7 @@ def test_only_what_concerns_an_evaluation_can_be_changed_for_it():
   config, finals = finished.load_run(tiny_run.trained()[0])
   with config.unlocked():
     experiment.override(config, "--config.evaluation.equilibrium_loads=('half',)")
-  with pytest.raises(ValueError, match="'half'; allowed: 'fixed', 'equal'"):
+  with pytest.raises(ValueError, match="config.evaluation.equilibrium_loads has 'half'; allowed: fixed, equal"):
     evaluate_seed(config, finals, "unused")
 
 
@@ -153,7 +156,7 @@ def test_a_digest_tells_parameters_apart():
   other = {"a": tree["a"].copy(), "b": tree["b"] + [0, 0, 1e-7, 0]}
   assert comparison.digest(tree) == comparison.digest(dict(tree)) != comparison.digest(other)
   with pytest.raises(TypeError, match="a leaf is no array but .*Finals"):
-    comparison.digest(finished.Finals("run", tree))  # no pytree
+    comparison.digest(finished.Finals("run", tree, []))  # no pytree
   once, again = (finished.load_run(tiny_run.trained()[0])[1] for _ in range(2))
   assert comparison.digest(once) == comparison.digest(again)
 
@@ -174,3 +177,72 @@ def test_runs_that_are_incomplete_or_changed_are_refused(tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(config | {"colour": 1}))
   with pytest.raises(ValueError, match="'colour' of the run is unknown to"):
     finished.load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda one: one, "two have the same seed"),
+    (lambda one: one["config"].update(seed=1), None),
+    (lambda one: one["config"].update(seed=1, value_sigma=0.7), "b: config.value_sigma is 0.7, that of .*a 0.6"),
+    (lambda one: one.update(data="other", config={"seed": 1}), "b: config.* is None"),
+    (lambda one: one["config"].update(seed=1) or one.update(commit="2"), "b: commit is '2', that of .*a '1'"),
+  ],
+)
+def test_only_runs_that_differ_in_their_seed_are_averaged(change, message, tmp_path):
+  for name in "ab":
+    one = {"commit": "1", "data": "x", "config": {"seed": 0, "value_sigma": 0.6}, "systems": {}}
+    if name == "b":
+      change(one)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "figures.json").write_text(json.dumps(one))
+  message = message or "EGA is what systems are compared with, and was not evaluated"
+  with pytest.raises(ValueError, match=message):
+    over_seeds.results([str(tmp_path / name) for name in "ab"])
+
+
+def _copied(tmp_path):
+  for name in ("experiment.json", "config.json"):
+    (tmp_path / name).write_text((tiny_run.trained()[0] / name).read_text())
+  return tmp_path
+
+
+def test_a_run_belongs_to_its_prepared_data(tmp_path):
+  config, _ = finished.load_run(tiny_run.trained()[0])
+  finished.check_data(tmp_path, config)
+  finished.check_data(tmp_path, config)  # the same
+  kept = json.loads((tmp_path / "data.json").read_text())
+  assert kept["seed"] == 0 and "commit" not in kept  # what wrote it does not matter
+  (tmp_path / "data.json").write_text(json.dumps(kept | {"seed": 5}))
+  with pytest.raises(ValueError, match="data.json: seed is 5 there and 0 now; allowed: .* another workdir"):
+    finished.load_run(_copied(tmp_path))
+
+
+def test_damaged_runs_are_named(tmp_path):
+  run = _copied(tmp_path)
+  config = json.loads((run / "config.json").read_text())
+  (run / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != "value_sigma"}))
+  with pytest.raises(ValueError, match="config.json has no 'value_sigma': .* was changed since"):
+    finished.load_run(run)
+  (run / "config.json").write_text('{"seed": 0')
+  with pytest.raises(ValueError, match="config.json: not JSON, or truncated"):
+    finished.load_run(run)
+  (run / "experiment.json").write_text('{"experiment": "/moved/config.py"}')
+  with pytest.raises(ValueError, match="experiment.json|config.json"):
+    finished.load_run(run)
+  (run / "config.json").write_text("{}")
+  with pytest.raises(ValueError, match="experiment.json: /moved/config.py is not there; allowed: its present place"):
+    finished.load_run(run)
+
+
+def test_a_stage_that_was_not_asked_for_is_told_from_one_that_is_not_complete():
+  finals = finished.Finals("run", {"reward": 1}, ["reward", "policy"])
+  with pytest.raises(ValueError, match="stage policy is not complete"):
+    finals["policy"]
+  with pytest.raises(ValueError, match="its experiment has no stage judge, as configured; has: reward, policy"):
+    finals["judge"]
+
+
+def test_every_row_that_can_be_named_has_a_builder():
+  config, finals = finished.load_run(tiny_run.trained()[0])
+  assert tuple(lineup.builders(config, finals, None)) == SYSTEMS

@@ -16,6 +16,7 @@ from ega_jax.stages import payment, recipe
 from ega_jax.systems import pricing
 from ega_jax.systems.pricing import value_nodes
 from experiments.custom_loss import config as custom_loss
+from launch import experiment
 
 STAGES = ("tokenizer", "pretrain", "reward", "align", "policy", "payment", "policy_bid_free", "ranker")
 
@@ -128,6 +129,34 @@ def test_lists_of_another_length_than_the_datas_are_refused_at_once(length, tmp_
     recipe.stages(config, tmp_path)
 
 
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    ("systems=('EGA','EGB')", "config.systems has 'EGB'; allowed: popularity, .*EGA"),
+    ("evaluation.chunk=0", "config.evaluation.chunk is 0; allowed: 1 or more"),
+    ("payment.requests=1", "config.payment.requests is 1; allowed: [0-9]+ or more"),
+    ("reward.held_back_folds=10", "config.reward.held_back_folds is 10; allowed: [01] to 9"),
+  ],
+)
+def test_settings_that_would_fail_hours_later_are_refused_at_once(argument, message, tmp_path):
+  config = copy.deepcopy(tiny_run.config())
+  with config.unlocked():
+    experiment.override(config, f"--config.{argument}")
+  with pytest.raises(ValueError, match=message):
+    recipe.stages(config, tmp_path)
+
+
+def test_a_judge_needs_logs_that_were_held_back(tmp_path):
+  config = copy.deepcopy(tiny_run.config())
+  with config.unlocked():
+    config.judge, config.reward.held_back_folds = True, 0
+  with pytest.raises(ValueError, match="held_back_folds is 0; allowed: 1 to 9 with judge=True"):
+    recipe.stages(config, tmp_path)
+  with config.unlocked():
+    config.judge = False
+  recipe.stages(config, tmp_path)
+
+
 def test_what_the_tokenizer_says_of_its_ids():
   ids = tiny_run.trained()[1]["tokenizer"]["ids"]
   config = tiny_run.config()
@@ -166,7 +195,7 @@ def test_node_weights_are_the_values_distribution():
 def test_a_custom_loss_is_one_function_and_one_line_and_it_trains():
   assert len(inspect.getsource(custom_loss).splitlines()) <= 40
   config = custom_loss.get_config()
-  config.data, config.list_length = tiny_run.data(), 4
+  config.data = tiny_run.data()
   stages = custom_loss.stages(config, None)
   assert [stage.name for stage in stages] == ["tokenizer", "pretrain"]
   # The shared run's pre-training has this loss: the total and the new term both fall.

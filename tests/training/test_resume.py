@@ -84,7 +84,7 @@ def test_two_processes_preempted_and_continued_by_the_script_equal_one(uninterru
   script = Path(launch.train.__file__).with_name("local_multiprocess.sh")
   flags = (f"--experiment={toy_experiment.__file__}", f"--workdir={tmp_path}", "--log_every=5", "--checkpoint_every=4")
   command = ["bash", str(script), "2", *flags]
-  ran = subprocess.run(command, env=ENV | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=200)
+  ran = subprocess.run(command, env=ENV | {"EGA_PYTHON": sys.executable}, capture_output=True, text=True, timeout=200)
   assert ran.returncode == 0, ran.stderr
   assert "regress continues at step" in ran.stderr
   again = run_toy.run(tmp_path)  # a complete run is read by any number of processes
