@@ -2,6 +2,12 @@
 
 python -m launch.auction --market=FILE.json [--mechanisms=myerson,vcg,gsp,first_price] [--num_samples=200000] [--seed=0]
   [--reserve=R] [--range_size=32] [--output=FILE.json]
+A market, with two slots and two ads:
+  {"slots": 2, "quality": [0.6, 0.5], "position": [1.0, 0.6],
+   "values": {"distribution": "uniform", "low": 0, "high": 1}}
+"values" is one distribution (also "exponential" of "mean", "lognormal" of "mu" and "sigma") or a list of one per ad.
+Optional: "name", "bids" (profiles), and "similarity" (ads x ads) with "externality" {"above", "below", "decay"}:
+`ega_jax/auction/market.py` has the formula.
 Mechanisms: myerson, vcg, vcg_range, gsp, gsp_reserve, first_price, separable_myerson. A market with "bids" has just
 these profiles evaluated, unless --num_samples is given. Exit codes: 0, 1 the run failed, 2 bad input.
 """

@@ -183,7 +183,7 @@ def main(argv):
     return 0
   try:
     print(json.dumps(run(parse(argv)), indent=2))
-  except (flags.Error, ValueError) as error:
+  except (flags.Error, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
     print(f"launch.tokenize: {error}", file=sys.stderr)
     return 2
   return 0

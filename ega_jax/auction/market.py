@@ -62,7 +62,7 @@ def from_dict(spec):
 
   Raises:
     ValueError: naming the field, the value and what is allowed: unknown or missing fields, sizes that do not fit, NaN,
-      negative or infinite numbers (bids, qualities), probabilities above 1, an unknown distribution, too many lists.
+      negative or infinite numbers (bids, qualities), qualities above 1, an unknown distribution, too many lists.
   """
   if not isinstance(spec, dict):
     _fail("file", type(spec).__name__, "a JSON object")

@@ -246,7 +246,7 @@ def from_spec(spec):
     ValueError: unknown distribution, missing or unknown parameter, a parameter that is no finite number or out of
       range.
   """
-  if not isinstance(spec, dict) or spec.get("distribution") not in _DISTRIBUTIONS:
+  if not isinstance(spec, dict) or str(spec.get("distribution")) not in _DISTRIBUTIONS:
     raise ValueError(f'values: "distribution" must be one of {sorted(_DISTRIBUTIONS)}, got {spec!r}')
   cls = _DISTRIBUTIONS[spec["distribution"]]
   names = {field.name for field in dataclasses.fields(cls)}

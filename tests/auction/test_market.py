@@ -61,6 +61,7 @@ def test_more_slots_than_ads_and_no_similarity():
     ({"externality": {"above": -0.6, "decay": 0.5}}, "externality"),
     ({"externality": {"above": float("nan"), "below": 0.0, "decay": 0.5}}, "externality.above"),
     ({"values": {"distribution": "pareto", "low": 0.0}}, "values"),
+    ({"values": {"distribution": ["uniform"], "low": 0.0}}, "values"),
     ({"values": {"distribution": "uniform", "low": 1.0, "high": 1.0}}, "low"),
     ({"values": {"distribution": "uniform", "low": 0.0}}, "high"),
     ({"values": {"distribution": "lognormal", "mu": 0.0, "sigma": -1.0}}, "sigma"),
