@@ -17,7 +17,6 @@ def get_config():
   config.systems += ("MCA+R-objective",)
   config.evaluation.requests = 3000
   config.evaluation.fine_load_requests = 1600  # .01 of ad share is .05 of welfare
-  config.evaluation.priced_requests = 600
   return config
 
 
