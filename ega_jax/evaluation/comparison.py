@@ -22,6 +22,7 @@ from ega_jax.stages.market import balancing_requests, target_ad_share
 from ega_jax.systems.balance import mean_ad_share
 from ega_jax.systems.kept import digest
 from ega_jax.training.checkpoint import write_json
+from ega_jax.training.writers import Progress
 
 COLUMNS = (*REQUEST, "row")
 FIGURES = "figures.json"
@@ -72,7 +73,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   for entry in entries:
     if entry.name in figures["systems"] and entry.name not in only:
       continue
-    laps, by_price = Laps(), entry.by_slot_price
+    laps, by_price = Laps(Progress(entry.name, 0).say), entry.by_slot_price
     entry = equal.balanced(entry)
     laps("balance")
     if before not in (None, entry.system):
@@ -104,15 +105,16 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
 
 
 class Laps:
-  """Seconds of the parts of a row, one after the other."""
+  """Seconds of the parts of a row, one after the other; `say` is told of each as it ends."""
 
-  def __init__(self):
-    self.parts, self.last = {}, time.time()
+  def __init__(self, say=lambda text: None):
+    self.parts, self.last, self.say = {}, time.time(), say
 
   def __call__(self, part):
     """Ends a part, which began where the one before ended."""
     now = time.time()
     self.parts[part], self.last = now - self.last, now
+    self.say(f"{part} took {self.parts[part]:.0f} s")
 
   @property
   def total(self):

@@ -5,6 +5,7 @@ import dataclasses
 from ega_jax.evaluation import market, payments
 from ega_jax.evaluation.systems import evaluate_system
 from ega_jax.systems.balance import LOADS, NEAR, TOLERANCE, balanced_knob
+from ega_jax.training.writers import Progress
 
 FRONTIER_STEPS = (-0.3, -0.15, 0.0, 0.15, 0.3)  # of the slot price, in median bids
 FRONTIER_FIGURES = ("ad_share", "true/welfare", "true/clicks", "true/ctr_poi")
@@ -47,7 +48,7 @@ class EqualLoad:
   def _at(self, entry, bracket, shading, tolerance, fine=None):
     knob = balanced_knob(
       entry.system, self.columns, self.target, self.chunk, self.list_length, bracket=bracket, tolerance=tolerance,
-      shading=shading, fine=fine,
+      shading=shading, fine=fine, say=Progress(entry.name, 0).say,
     )  # fmt: skip
     system = entry.system.with_knob(knob)
     return dataclasses.replace(entry, system=system, rule=entry.rule.on(system))

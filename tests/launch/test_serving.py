@@ -1,6 +1,7 @@
 """launch.generate and launch.evaluate on a tiny run: what they write, and what they refuse."""
 
 import json
+import re
 import subprocess
 import sys
 import types
@@ -72,7 +73,7 @@ def test_bad_requests_end_with_two_and_write_nothing(tmp_path):
   assert not output.exists()
 
 
-def test_evaluation_writes_figures_and_a_report(tmp_path):
+def test_evaluation_writes_figures_and_a_report(tmp_path, capsys):
   workdir, _ = tiny_run.trained()
   config, finals = finished.load_run(workdir)
   said, assess = [], lambda **how: evaluate_seed(config, finals, str(tmp_path / "seed"), commit="1", **how)
@@ -82,7 +83,10 @@ def test_evaluation_writes_figures_and_a_report(tmp_path):
   assert len(points) == 5 and points[0]["ad_share"] < points[-1]["ad_share"] and points[0]["knob"] > points[-1]["knob"]
   assert len(figures["systems"]["EGA"]["frontier"]) == 5 and not figures["systems"]["popularity"]["frontier"]
   assert assess(say=said.append) == json.loads(json.dumps(figures)) and not said  # nothing left to do
+  capsys.readouterr()
   assess(only=("popularity",), say=said.append)
+  parts = re.findall("^popularity (.*) took [0-9]+ s$", capsys.readouterr().err, re.MULTILINE)
+  assert parts[0] == "balance" and parts[-1] == "pricing"
   assert len(said) == 1 and said[0].startswith("popularity: ") and "(balance " in said[0]
   parts = figures["systems"]["EGA"]["seconds_of"]
   assert list(parts) == ["balance", "frontier", "test", "pricing", "audit", "equilibria"]
