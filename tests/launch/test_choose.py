@@ -60,7 +60,7 @@ def test_the_best_leads_and_what_is_not_told_apart_is_seen():
 
 def test_a_policy_can_be_judged_before_payments_are_trained():
   config, finals = _run(tiny_run.trained()[0])
-  without = finished.Finals("run", {name: finals[name] for name in ("reward", "policy")})
+  without = finished.Finals("run", {name: finals[name] for name in ("reward", "policy")}, ["payment"])
   assert next(systems(config, without, only=("EGA",), priced=False)).system.name == "EGA"
   with pytest.raises(ValueError, match="--workdir=run: stage payment is not complete"):
     next(systems(config, without, only=("EGA",)))
@@ -89,8 +89,10 @@ def test_the_binary_compares_systems_at_equal_ad_load(monkeypatch, tmp_path, cap
 def test_what_it_cannot_compare_is_refused(monkeypatch, tmp_path):
   with pytest.raises(ValueError, match="allowed: none"):
     choose.main(["--config.seed=1"])
-  with pytest.raises(ValueError, match="run: stage judge is not complete; run launch.train to its end"):
+  with pytest.raises(ValueError, match="its experiment has no stage judge, as configured; has: tokenizer, "):
     _choose(monkeypatch, tmp_path)
+  with pytest.raises(ValueError, match="'oracle', which sees the truth"):
+    _choose(monkeypatch, tmp_path, systems=["EGA", "oracle"])
   other = str(tmp_path / "other")
 
   def run(workdir, partial):

@@ -76,7 +76,7 @@ def test_compiles_for_a_topology_or_says_what_is_missing(tmp_path):
   ran = call("--mesh=data=4,fsdp=4", "--stages=regress", "--config.batch_size=64", f"--output={output}")
   if importlib.util.find_spec("libtpu") is None:
     assert ran.returncode == 2
-    assert "libtpu is not installed; allowed: an environment with pip install 'ega_jax[tpu]'" in ran.stderr
+    assert "libtpu is not installed; allowed: an environment with pip install '.[tpu]'" in ran.stderr
     return
   assert ran.returncode == 0, ran.stderr
   report = json.loads(output.read_text())
