@@ -189,7 +189,7 @@ def test_runs_that_are_incomplete_or_changed_are_refused(tmp_path):
     (lambda one: one, "two have the same seed"),
     (lambda one: one["config"].update(seed=1), None),
     (lambda one: one["config"].update(seed=1, value_sigma=0.7), "b: config.value_sigma is 0.7, that of .*a 0.6"),
-    (lambda one: one.update(data="other", config={"seed": 1}), "b: config.* is None"),
+    (lambda one: one.update(data="other", config={"seed": 1}), "b: config is {}"),
     (lambda one: one["config"].update(seed=1) or one.update(commit="2"), "b: commit is '2', that of .*a '1'"),
   ],
 )
@@ -249,4 +249,4 @@ def test_a_stage_that_was_not_asked_for_is_told_from_one_that_is_not_complete():
 
 def test_every_row_that_can_be_named_has_a_builder():
   config, finals = finished.load_run(tiny_run.trained()[0])
-  assert tuple(lineup.builders(config, finals, None)) == SYSTEMS
+  assert set(lineup.builders(config, finals, None)) == set(SYSTEMS)
