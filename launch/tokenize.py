@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from launch.binary import FILE_ERRORS
+
 METHODS = ("rq_kmeans", "rq_vae")
 
 FLAGS = flags.FlagValues()  # its own: several binaries can be imported by one process
@@ -183,7 +185,7 @@ def main(argv):
     return 0
   try:
     print(json.dumps(run(parse(argv)), indent=2))
-  except (flags.Error, ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+  except (flags.Error, ValueError, *FILE_ERRORS) as error:
     print(f"launch.tokenize: {error}", file=sys.stderr)
     return 2
   return 0

@@ -8,11 +8,10 @@ position, reads ahead and resumes.
 import dataclasses
 import functools
 import os
-import zipfile
-import zlib
 
 import numpy as np
 
+from ega_jax.data.arrays import load_arrays
 from ega_jax.data.examples import fold_of
 from ega_jax.data.records import RecordFile, read_schema
 from ega_jax.types import Catalog
@@ -136,7 +135,7 @@ def read_catalog(directory) -> Catalog:
   path = os.path.join(directory, "catalog.npz")
   if not os.path.isfile(path):
     raise ValueError(f"{path}: no such file")
-  arrays = _load(path)
+  arrays = load_arrays(path)
   names = {field.name for field in dataclasses.fields(Catalog)}
   if set(arrays) != names:
     raise ValueError(f"{path}: has {sorted(arrays)}, a catalogue has {sorted(names)}")
@@ -146,13 +145,4 @@ def read_catalog(directory) -> Catalog:
 def read_next_poi(directory, split) -> dict[str, np.ndarray] | None:
   """Returns a split's public next-POI windows ("train", "validation", "test") as request columns, None without any."""
   path = os.path.join(directory, f"next_poi_{split}.npz")
-  return _load(path) if os.path.isfile(path) else None
-
-
-def _load(path):
-  """Returns the arrays of a .npz file. Raises ValueError when it is damaged or foreign."""
-  try:
-    with np.load(path, allow_pickle=False) as arrays:
-      return dict(arrays)
-  except (ValueError, EOFError, OSError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-    raise ValueError(f"{path}: not an .npz file, or truncated ({error})") from error
+  return load_arrays(path) if os.path.isfile(path) else None

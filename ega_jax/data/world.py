@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import zipfile
 
 import numpy as np
 
 from ega_jax.data import market_config
+from ega_jax.data.arrays import load_arrays
 
 BLOCK = 1 << 17  # list positions handled at once: bounds the memory of the pairwise terms
 
@@ -201,22 +201,15 @@ class World:
 
   @classmethod
   def load(cls, path):
-    """Returns the World written by `save`. Raises ValueError naming the file if fields are missing."""
-    with _opened(path) as stored:
-      names = {f.name for f in dataclasses.fields(cls)} - {"click", "noise_seed"}
-      missing = sorted((names | {"numbers"}) - set(stored.files))
-      if missing:
-        raise ValueError(f"{path}: not a world file, fields missing: {', '.join(missing)}")
-      numbers = json.loads(str(stored["numbers"]))
-      click = market_config.ClickModel(**numbers["click"])
-      return cls(**{name: stored[name] for name in names}, noise_seed=numbers["noise_seed"], click=click)
-
-
-def _opened(path):
-  try:
-    return np.load(path)
-  except (ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f"{path}: not an .npz file, or truncated ({error})") from error
+    """Returns the World written by `save`. Raises ValueError naming the file if it is damaged or fields are missing."""
+    stored = load_arrays(path)
+    names = {f.name for f in dataclasses.fields(cls)} - {"click", "noise_seed"}
+    missing = sorted((names | {"numbers"}) - set(stored))
+    if missing:
+      raise ValueError(f"{path}: not a world file, fields missing: {', '.join(missing)}")
+    numbers = json.loads(str(stored["numbers"]))
+    click = market_config.ClickModel(**numbers["click"])
+    return cls(**{name: stored[name] for name in names}, noise_seed=numbers["noise_seed"], click=click)
 
 
 def _like(rows, x):

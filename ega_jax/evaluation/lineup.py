@@ -54,6 +54,8 @@ def systems(config, finals, world=None, only=(), *, priced=True):
   for name in names:
     if name not in rows:
       raise ValueError(f"system {name!r} is unknown; allowed: {', '.join(rows)}")
+  if world is None and "oracle" in only:
+    raise ValueError("system 'oracle' sees the truth, which is not given here; allowed: the other systems")
   if priced and "EGA-rate" in names and "payment_rate" not in finals:
     raise ValueError("system 'EGA-rate' needs the stage payment_rate; name it in config.systems and train")
   return (rows[name]() for name in names if name != "oracle" or world is not None)

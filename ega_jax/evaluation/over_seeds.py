@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from ega_jax.evaluation import report
-from ega_jax.training.checkpoint import flat
+from ega_jax.training.checkpoint import first_difference, flat
 
 # Which requests a figure is taken from: all of test, those whose payments were computed, those at equilibrium, and the
 # audited ones under the Myerson integral.
@@ -95,20 +95,12 @@ def results(directories, reference="EGA", **header):
 
 def _check(directories, figures):
   """Raises ValueError unless the figures are of one experiment, data and commit under different seeds."""
-  same = lambda one: {
-    "config": {key: value for key, value in one["config"].items() if key not in ("seed", "mesh")},
-    "data": one["data"], "commit": one["commit"],
-  }  # fmt: skip
-  first = flat(same(figures[0]))
-  for directory, one in zip(directories, figures, strict=True):
-    found = flat(same(one))
-    for key in sorted(first.keys() | found.keys()):
-      if first.get(key) != found.get(key):
-        raise ValueError(
-          f"{directory}: {key} is {found.get(key)!r}, that of {directories[0]} {first.get(key)!r}; allowed: runs that "
-          "differ in their seed alone"
-        )
-  if len({one["config"]["seed"] for one in figures}) < len(figures):
+  made_by = [flat({key: one[key] for key in ("config", "data", "commit")}) for one in figures]
+  layout = {key for one in made_by for key in one if key.startswith("config.mesh.")}  # of arrays over devices
+  for directory, one in zip(directories, made_by, strict=True):
+    if found := first_difference(made_by[0], one, ignore=("config.seed", *layout)):
+      key, old, new = found
+      allowed = "runs that differ in their seed alone"
+      raise ValueError(f"{directory}: {key} is {new!r}, that of {directories[0]} is {old!r}; allowed: {allowed}")
+  if len({one["config.seed"] for one in made_by}) < len(made_by):
     raise ValueError(f"{', '.join(directories)}: two have the same seed; allowed: one folder per seed")
-
-

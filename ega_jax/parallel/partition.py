@@ -123,6 +123,11 @@ def batch_sharding(mesh):
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_parts(mesh):
+  """Returns over how many parts the rows of a batch are split."""
+  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def global_batch(batch, mesh):
   """Returns `batch` (host-local numpy columns [b, ...]) as global arrays [b * processes, ...].
 
@@ -130,7 +135,7 @@ def global_batch(batch, mesh):
     ValueError: a column whose rows the mesh does not divide.
   """
   sharding = batch_sharding(mesh)
-  parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  parts = batch_parts(mesh)
   processes = jax.process_count()
   for column, value in batch.items():
     if value.ndim == 0 or (value.shape[0] * processes) % parts:

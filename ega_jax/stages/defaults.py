@@ -95,7 +95,7 @@ def base_config() -> ml_collections.ConfigDict:
         "token_bid": "expected",  # or the paper's "max"
         "bid_cell": 2.0,  # proposals see bids to the nearest power of it; 1 as in the paper
       },
-      "systems": tuple(name for name in SYSTEMS if name != "MCA+R-objective"),  # rows of the comparison
+      "systems": SYSTEMS[:-1],  # rows of the comparison; the last is for an EGA with an objective of its own
       "bid_free_policy": True,  # a policy of its own for lists that ignore bids; False: they come from EGA's generator
       "judge": True,  # fit a second reward model on held-back logs, for choices on validation
       "sweep_prefixes": 1536,  # distinct prefixes that a sweep over bid profiles may hold

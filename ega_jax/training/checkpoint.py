@@ -51,12 +51,19 @@ def check_same(path, value, ignore=()):
     stored = flat(json.loads(Path(path).read_text()))
   except json.JSONDecodeError as error:
     raise ValueError(f"{path} is not JSON: {error}") from error
-  given = flat(json.loads(json.dumps(value)))
-  for key in sorted(stored.keys() | given.keys()):
-    absent = "absent"
-    old, new = stored.get(key, absent), given.get(key, absent)
-    if old != new and key not in ignore:
-      raise ValueError(f"{path}: {key} is {old!r} there and {new!r} now; allowed: the same value, or another workdir")
+  if found := first_difference(stored, flat(json.loads(json.dumps(value))), ignore):
+    key, old, new = found
+    raise ValueError(f"{path}: {key} is {old!r} there and {new!r} now; allowed: the same value, or another workdir")
+
+
+def first_difference(old, new, ignore=()):
+  """Returns (key, value in `old`, value in `new`), "absent" where there is none, of the first key in which two flat
+  dicts differ, or None.
+  """
+  for key in sorted((old.keys() | new.keys()) - set(ignore)):
+    if old.get(key, "absent") != new.get(key, "absent"):
+      return key, old.get(key, "absent"), new.get(key, "absent")
+  return None
 
 
 class StepCheckpoints:
