@@ -89,6 +89,10 @@ def test_missing_files_and_wrong_embeddings_are_named(city):
     file.truncate(200)
   with pytest.raises(ValueError, match="truncated"):
     checkins.read_checkins(city)
+  with open(path, "wb") as file:
+    np.savez(file, embeddings=np.zeros((40, 8)))
+  with pytest.raises(ValueError, match="category_embeddings.npy: an archive of arrays; one .npy array is needed"):
+    checkins.read_checkins(city)
   os.remove(os.path.join(city, "pois.tsv"))
   with pytest.raises(ValueError, match="pois.tsv: no such file"):
     checkins.read_checkins(city)
@@ -109,6 +113,7 @@ def _window(pois="[220, 217]", times="['2020-03-02 08:00', '2020-03-02 09:30']",
     (_window(when="2020-13-01 00:00"), r"line 3: Target_time is '2020-13-01 00:00', which is no date"),
     (_window().replace("u3", "u99"), r"line 3: Uid 'u99' is not a user"),
     ('u3,"[220]"', r"line 3: 2 columns, the header has 5$"),
+    (_window(pois=f"[{'220, ' * 30000}217]"), r"windows_test.csv: not a table of comma-separated values"),
   ],
 )
 def test_a_broken_window_is_named_with_its_line(city, row, message):

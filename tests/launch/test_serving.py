@@ -190,6 +190,7 @@ def test_runs_that_are_incomplete_or_changed_are_refused(tmp_path):
     (lambda one: one["config"].update(seed=1), None),
     (lambda one: one["config"].update(seed=1, value_sigma=0.7), "b: config.value_sigma is 0.7, that of .*a is 0.6"),
     (lambda one: one.update(data="other", config={"seed": 1}), "b: config.value_sigma is 'absent'"),
+    (lambda one: one["config"].update(seed=1) or one.update(data="y"), "b: data is 'y', that of .*a is 'x'"),
     (lambda one: one["config"].update(seed=1) or one.update(commit="2"), "b: commit is '2', that of .*a is '1'"),
   ],
 )
