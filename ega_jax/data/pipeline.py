@@ -42,10 +42,14 @@ def train_batches(
   """
   file = RecordFile(directory, split)
   names = file.chosen(columns)
-  rows = np.arange(len(file))
-  if folds is not None:
-    rows = rows[np.isin(fold_of(file.entry["first_row"] + rows, read_schema(directory)["seed"]), _checked(folds))]
+  rows = np.arange(len(file)) if folds is None else rows_of_folds(directory, split, folds)
   return _shuffled(rows, lambda i: file.read(i, names), batch_size, seed, process_index, process_count, num_threads)
+
+
+def rows_of_folds(directory, split, folds):
+  """Returns i64[n]: positions in a split of the requests of some folds (0..9), in order."""
+  entry, seed = RecordFile(directory, split).entry, read_schema(directory)["seed"]
+  return np.flatnonzero(np.isin(fold_of(entry["first_row"] + np.arange(entry["count"]), seed), _checked(folds)))
 
 
 def from_arrays(columns, batch_size, seed, *, process_index=0, process_count=1):

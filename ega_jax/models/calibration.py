@@ -1,4 +1,4 @@
-"""Calibration of click logits on validation data: one scale, and a bias per position for ads and for organic items."""
+"""Calibration of click logits on logs unseen in training: one scale, and a bias per position and kind of item."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -2,8 +2,8 @@
 
 Departures, all our decision: three logits per item instead of one score per list (the auction needs one per item);
 towers read the item, the list's mean, the user and the position; attention is biased by distance in the list and by
-similarity, and the sums that make neighbours substitutes are also given explicitly; a calibration fitted on validation
-data is part of the parameters.
+similarity, and the sums that make neighbours substitutes are also given explicitly; a calibration fitted on logs that
+training did not see is part of the parameters.
 """
 
 import jax
