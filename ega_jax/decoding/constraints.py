@@ -62,7 +62,11 @@ def token_log_mass(under, prior, tokens):
   prior: f32[B, X, C] or [B, 1, C], or None for a count. tokens: f32[B, C, V] from `one_hot_codes`. Differentiable in
   the prior, with no NaN.
   """
-  mass = sums(under * relative_mass(prior), tokens)
+  return log_of_mass(sums(under * relative_mass(prior), tokens), prior)
+
+
+def log_of_mass(mass, prior):
+  """Returns f32[B, X, V]: log of masses f32[B, X, V] that are relative to the prior's best (`relative_mass`)."""
   legal = mass > 0
   log_mass = jnp.log(jnp.where(legal, mass, 1.0))
   return jnp.where(legal, log_mass if prior is None else log_mass + _best(prior), -jnp.inf)
@@ -149,12 +153,15 @@ def token_log_weight(under, table, bids, tokens, config, prior=None):
   if config.token_bid == "expected":
     mass = under * relative_mass(prior)
     worth = mass * jnp.exp(item_log_weight(table, bids, config))[:, None]
-    total = sums(mass, tokens)
-    weight = sums(worth, tokens) / jnp.where(total > 0, total, 1.0)
-    return jnp.log(jnp.maximum(weight, _SMALLEST))
+    return expected_log_weight(sums(worth, tokens), sums(mass, tokens))
   count, bid_sum, beta_sum = token_sums(under, table, bids, tokens, config)
   count = jnp.maximum(count, 1.0)
   return log_weight(bid_power(bid_sum / count, config), beta_sum / count)
+
+
+def expected_log_weight(worth, mass):
+  """Returns f32[B, X, V]: log w of tokens whose items have a mass f32[B, X, V] and weigh `worth` by it in all."""
+  return jnp.log(jnp.maximum(worth / jnp.where(mass > 0, mass, 1.0), _SMALLEST))
 
 
 def log_normalise(score):

@@ -28,12 +28,10 @@ def _some(rows, tokens):
   return rows if tokens is None else jnp.take_along_axis(rows, tokens, -1)
 
 
-def _unweighted(scores, level, under, prior, logits):
-  """Returns (token one-hots f32[B, C, V], f32[B, U, V] logit + prior of the legal tokens, -inf elsewhere)."""
-  tokens = constraints.one_hot_codes(scores.table, level, logits.shape[-1])
-  mass = constraints.token_log_mass(under, prior, tokens)
-  score = logits if prior is None else mass + logits
-  return tokens, jnp.where(mass > -jnp.inf, score, -jnp.inf)
+def _unweighted(log_mass, prior, logits):
+  """Returns f32[B, U, V]: logit + prior of the legal tokens, -inf elsewhere."""
+  score = logits if prior is None else log_mass + logits
+  return jnp.where(log_mass > -jnp.inf, score, -jnp.inf)
 
 
 class OneProfile:
@@ -68,7 +66,8 @@ class AnyProfiles:
 
   def terms(self, level, under, prior, logits):
     """Returns Terms of the unweighted tokens."""
-    tokens, score = _unweighted(self, level, under, prior, logits)
+    tokens = constraints.one_hot_codes(self.table, level, logits.shape[-1])
+    score = _unweighted(constraints.token_log_mass(under, prior, tokens), prior, logits)
     return Terms(score, (under, prior, tokens))
 
   def log_z(self, terms, slot, tokens):
@@ -99,19 +98,30 @@ class OwnBids:
     self.table, self.bids, self.ads, self.nodes, self.prior, self.config = table, bids, ads, nodes, prior, config
     self.num_profiles = nodes.shape[1] * nodes.shape[2]
 
-  def _rivals(self, under, prior, same):
-    """Returns what the own token's weight needs of the other items under it, a tuple of f32[B, U, A]."""
-    same = same & (jnp.arange(same.shape[1])[:, None] != self.ads[:, None])
-    same = same.astype(jnp.float32)
-    if self.config.token_bid == "max":
-      ordered, rank = constraints.ranked(constraints.item_log_weight(self.table, self.bids, self.config))
-      return (constraints.max_by_token(under, ordered, rank, same),)
-    if self.config.token_bid == "expected":
-      mass = jnp.broadcast_to(constraints.relative_mass(prior), under.shape)
-      own = take_rows(mass.transpose(0, 2, 1), jnp.maximum(self.ads, 0)).transpose(0, 2, 1)
-      worth = jnp.exp(constraints.item_log_weight(self.table, self.bids, self.config))[:, None]
-      return constraints.sums(under * mass * worth, same), constraints.sums(under * mass, same), own
-    return constraints.token_sums(under, self.table, self.bids, same, self.config)
+  def _weigh(self, under, prior, tokens, same):
+    """Returns (log of the tokens' mass, their log w at the base bids, each f32[B, U, V], what the own tokens' weights
+    need of the other items under them: a tuple of f32[B, U, A]). tokens f32[B, C, V]; same bool[B, C, A]: whether an
+    item spells the own token.
+    """
+    table, bids, config = self.table, self.bids, self.config
+    same = (same & (jnp.arange(same.shape[1])[:, None] != self.ads[:, None])).astype(jnp.float32)
+    if config.token_bid == "expected":
+      # Own tokens as more columns of the same products: a product of a few columns takes as long on CPUs.
+      vocabulary, both = tokens.shape[-1], jnp.concatenate([tokens, same], axis=-1)
+      mass = jnp.broadcast_to(under * constraints.relative_mass(prior), under.shape)
+      worth = mass * jnp.exp(constraints.item_log_weight(table, bids, config))[:, None]
+      total, worth = constraints.sums(mass, both), constraints.sums(worth, both)
+      own = jnp.broadcast_to(constraints.relative_mass(prior), under.shape)
+      own = take_rows(own.transpose(0, 2, 1), jnp.maximum(self.ads, 0)).transpose(0, 2, 1)
+      log_mass = constraints.log_of_mass(total[..., :vocabulary], prior)
+      weight = constraints.expected_log_weight(worth[..., :vocabulary], total[..., :vocabulary])
+      return log_mass, weight, (worth[..., vocabulary:], total[..., vocabulary:], own)
+    log_mass = constraints.token_log_mass(under, prior, tokens)
+    weight = constraints.token_log_weight(under, table, bids, tokens, config, prior)
+    if config.token_bid == "max":
+      ordered, rank = constraints.ranked(constraints.item_log_weight(table, bids, config))
+      return log_mass, weight, (constraints.max_by_token(under, ordered, rank, same),)
+    return log_mass, weight, constraints.token_sums(under, table, bids, same, config)
 
   def _own_log_weight(self, rivals, num):
     """Returns f32[B, A, G, S]: log w of the own token, from its rivals' quantities f32[B, A, G, S] and the own bid."""
@@ -135,19 +145,19 @@ class OwnBids:
     """Returns Terms: scores at the base bids relative to each slot's best, and of each changed ad its code and
     quantities f32[B, A, U].
     """
-    tokens, free = _unweighted(self, level, under, prior, logits)
-    weight = constraints.token_log_weight(under, self.table, self.bids, tokens, self.config, prior)
+    tokens = constraints.one_hot_codes(self.table, level, logits.shape[-1])
+    codes, place = self.table.codes[..., level], jnp.maximum(self.ads, 0)
+    code = take_rows(codes, place)
+    log_mass, weight, rivals = self._weigh(under, prior, tokens, codes[..., None] == code[:, None])
+    free = _unweighted(log_mass, prior, logits)
     score = jnp.where(free > -jnp.inf, free + weight, -jnp.inf)
     best = jnp.max(score, -1, keepdims=True)
     best = jnp.where(jnp.isfinite(best), best, 0.0)
     score, mass = score - best, jnp.exp(score - best)
-    codes, place = self.table.codes[..., level], jnp.maximum(self.ads, 0)
-    code = take_rows(codes, place)
     mine = jax.nn.one_hot(code, logits.shape[-1], axis=1)
     own = take_rows(under.transpose(0, 2, 1), place) & (self.ads >= 0)[..., None]
     rest = jnp.where(own, constraints.sums(mass, 1.0 - mine).transpose(0, 2, 1), mass.sum(-1)[:, None])
     own_free = jnp.where(own, take_rows((free - best).transpose(0, 2, 1), code), -jnp.inf)
-    rivals = self._rivals(under, prior, codes[..., None] == code[:, None])
     return Terms(score, (code, rest, own_free, [r.transpose(0, 2, 1) for r in rivals]))
 
   def log_z(self, terms, slot, tokens):

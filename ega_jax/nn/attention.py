@@ -49,10 +49,14 @@ def attention(query, key, value, *, mask=None, bias=None, kernel="reference"):
   return KERNELS[kernel](query, key, value, mask=mask, bias=bias)
 
 
-def cached_attention(query, keys, values, position):
-  """Returns one position's attention over a cache of positions 0..position.
+def cached_attention(query, keys, values, new_key, new_value, position):
+  """Returns one position's attention over itself and a cache of the positions before it.
 
-  Args: query [B, U, heads, dh]; keys, values [B, U, T, kv_heads, dh]; position scalar.
+  The new key and value come apart from the cache, which is read as it was: a cache that is written first and read then
+  is copied by XLA on CPUs, several times a layer.
+
+  Args: query [B, U, heads, dh]; keys, values [B, U, T, kv_heads, dh], of which the first `position` are read; new_key,
+    new_value [B, U, kv_heads, dh].
   Returns: [B, U, heads, dh]. Queries are laid out block-diagonally over the key heads, so that a prefix is one matrix
   product [heads, kv_heads * dh] x [kv_heads * dh, T] over the cache as it lies in memory: on CPUs twice as fast as a
   product per head, which would transpose the cache, in spite of the zeros.
@@ -61,14 +65,16 @@ def cached_attention(query, keys, values, position):
   heads = query.shape[2]
   own = jnp.repeat(jnp.eye(kv_heads, dtype=query.dtype), heads // kv_heads, axis=0)
   blocks = (query[:, :, :, None] * own[:, :, None]).reshape(batch, lists, heads, kv_heads * width)
-  flat = (batch, lists, length, kv_heads * width)
-  scores = jnp.einsum("buhx,butx->buht", blocks, keys.reshape(flat)).astype(jnp.float32) * width**-0.5
-  seen = jnp.arange(length) <= position
-  scores = jnp.where(seen, scores, -1e30)
-  weights = jnp.where(seen, jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True)), 0.0)
-  mixed = jnp.einsum("buht,butx->buhx", weights.astype(values.dtype), values.reshape(flat))
+  flat = lambda x: x.reshape(*x.shape[:-2], kv_heads * width)
+  score = lambda terms, key: jnp.einsum(terms, blocks, flat(key)).astype(jnp.float32) * width**-0.5
+  scores = jnp.where(jnp.arange(length) < position, score("buhx,butx->buht", keys), -1e30)
+  mine = score("buhx,bux->buh", new_key)
+  best = jnp.maximum(jnp.max(scores, axis=-1), mine)
+  weights, own_weight = jnp.exp(scores - best[..., None]), jnp.exp(mine - best)
+  mixed = jnp.einsum("buht,butx->buhx", weights.astype(values.dtype), flat(values))
+  mixed = mixed + own_weight[..., None].astype(values.dtype) * flat(new_value)[:, :, None]
   mixed = jnp.sum(mixed.reshape(batch, lists, heads, kv_heads, width) * own[:, :, None], axis=3)
-  return mixed / jnp.sum(weights, axis=-1)[..., None].astype(values.dtype)
+  return mixed / (jnp.sum(weights, axis=-1) + own_weight)[..., None].astype(values.dtype)
 
 
 class MultiHeadAttention(nn.Module):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -70,12 +71,12 @@ class DecoderBlock(nn.Module):
   def step(self, x, cache, position, keys, values, memory_mask):
     """Returns (cache, [B, U, d]): x [B, U, d] at `position`; cache {"key", "value"} [1, B, U, T, kv_heads, dh]."""
     normed = self.self_norm(x)
-    new_key, new_value = self.self_attention.project_key_value(normed)
-    cache = {
-      "key": cache["key"].at[0, :, :, position].set(new_key.astype(cache["key"].dtype)),
-      "value": cache["value"].at[0, :, :, position].set(new_value.astype(cache["value"].dtype)),
-    }
+    new = self.self_attention.project_key_value(normed)
     query = self.self_attention.project_query(normed)
-    mixed = cached_attention(query, cache["key"][0], cache["value"][0], position)
+    mixed = cached_attention(query, cache["key"][0], cache["value"][0], *new, position)
+    mixed, *new = jax.lax.optimization_barrier((mixed, *new))  # the cache is written in place: after it was read
+    pairs = zip(("key", "value"), new, strict=True)
+    rows = {name: row[None, :, :, None].astype(cache[name].dtype) for name, row in pairs}
+    cache = {name: jax.lax.dynamic_update_slice_in_dim(cache[name], row, position, 3) for name, row in rows.items()}
     x = x + self.self_attention.project_output(mixed)
     return cache, self._cross_and_feed(x[:, :, None], keys, values, memory_mask, True)[:, :, 0]

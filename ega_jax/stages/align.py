@@ -16,6 +16,7 @@ from ega_jax.models.ega_config import LIST
 from ega_jax.stages.batches import logged
 from ega_jax.stages.market import balanced_price
 from ega_jax.systems import generation
+from ega_jax.systems.creatives import creative_belief, creative_scores
 from ega_jax.systems.ega import EGASystem
 from ega_jax.training.stage import Stage
 from ega_jax.types import Request
@@ -137,7 +138,7 @@ def list_scores(models, params, request, items, creatives, objective):
 def best_creatives(params, prepared):
   """Returns i32[B, C]: the creative of each candidate that the reward model prefers, by both clicks; 0 for padding."""
   own = params["catalog"].poi_creatives[jnp.maximum(prepared.request.candidates, 0)]
-  best = jnp.argmax(generation.creative_belief(prepared.alone), axis=-1)
+  best = jnp.argmax(creative_belief(prepared.alone), axis=-1)
   return jnp.maximum(jnp.take_along_axis(own, best[..., None], axis=-1)[..., 0], 0)
 
 
@@ -152,9 +153,9 @@ def creative_distance(models, params, prepared, items, states, sharpness):
   pois = jnp.maximum(take_rows(prepared.request.candidates, jnp.maximum(items, 0)), 0)
   own = params["catalog"].poi_creatives[pois]  # [B, X, R]
   exists = (own >= 0) & (items >= 0)[..., None]
-  worth = take_rows(generation.creative_belief(prepared.alone), jnp.maximum(items, 0))
+  worth = take_rows(creative_belief(prepared.alone), jnp.maximum(items, 0))
   label = jax.nn.softmax(jnp.where(exists, sharpness * worth, -1e9), axis=-1)
-  scores = generation.creative_scores(models, params, states, own, worth)
+  scores = creative_scores(models, params, states, own, worth)
   log_q = jax.nn.log_softmax(jnp.where(exists, scores, -1e9), axis=-1)  # among own creatives, as generation chooses
   loss = -jnp.sum(jnp.where(exists, label * log_q, 0.0), axis=-1)
   return jnp.sum(loss, axis=-1) / jnp.maximum(jnp.sum(items >= 0, axis=-1), 1)

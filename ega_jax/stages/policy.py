@@ -14,6 +14,7 @@ from ega_jax.stages.batches import logged
 from ega_jax.stages.market import balanced_price
 from ega_jax.systems import generation
 from ega_jax.systems.choice import Options, score_bids, token_bids
+from ega_jax.systems.creatives import list_creatives
 from ega_jax.systems.ega import EGASystem
 from ega_jax.training.stage import Stage
 from ega_jax.types import Request
@@ -109,7 +110,7 @@ def _marginal_contributions(models, params, prepared, bids, worth, lists, rng, t
   masked = base[:, 0, :, None] == position  # [B, K, C]: variant j drops the j-th shown item
   without = slate.greedy(decoder, table, bids, prepared.prior, lists, masked)
   items = jnp.concatenate([base, without], axis=1)
-  creatives = generation.list_creatives(models, params, prepared, items)
+  creatives = list_creatives(models, params, prepared, items)
   theta = generation.click_probabilities(models, params, request, items, creatives)
   place = jnp.maximum(items, 0)
   at = lambda row: jax.vmap(lambda values, index: values[index])(row, place)

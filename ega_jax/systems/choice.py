@@ -10,6 +10,7 @@ from ega_jax.auction.bidding import lognormal_virtual_bid
 from ega_jax.decoding.lists import take_rows
 from ega_jax.decoding.slate import best_of, bid_free_order
 from ega_jax.systems import generation
+from ega_jax.systems.creatives import list_creatives
 from ega_jax.types import Slate
 
 
@@ -50,7 +51,7 @@ def token_bids(options, bids):
 @functools.partial(jax.jit, static_argnames=("models",))
 def believe(models, params, prepared, items):
   """Returns (creatives i32[B, U, K], theta f32[B, U, K]) of distinct lists."""
-  creatives = generation.list_creatives(models, params, prepared, items)
+  creatives = list_creatives(models, params, prepared, items)
   return creatives, generation.click_probabilities(models, params, prepared.request, items, creatives)
 
 

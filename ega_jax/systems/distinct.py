@@ -16,7 +16,8 @@ BLOCK = 64  # lists of one request that are scored together; a call scores as ma
 
 
 @functools.partial(jax.jit, static_argnames=("models",))
-def _score(models, params, request, items, creatives):
+def score_lists(models, params, request, items, creatives):
+  """Returns the click probabilities f32[B, U, K] of lists items, creatives i32[B, U, K]."""
   return generation.click_probabilities(models, params, request, items, creatives)
 
 
@@ -43,37 +44,39 @@ class ListClicks:
     """
     request = batch if isinstance(batch, Request) else Request.from_batch(batch)
     items = np.asarray(items)
-    keys = _digests([*jax.tree.leaves(request), creative_of])
+    lists = np.concatenate([items, at_items(np.asarray(creative_of), items, -1)], axis=-1).astype(np.int32)
+    keys = digests(jax.tree.leaves(request))
     found = [self.requests.get(key, Scored.none(items.shape[-1])) for key in keys]
-    new = [known.missing(rows) for known, rows in zip(found, items, strict=True)]
-    theta = self._theta(request, new, np.asarray(creative_of))
+    new = [known.missing(rows) for known, rows in zip(found, lists, strict=True)]
+    theta = self._theta(request, new)
     pairs = zip(found, new, theta, strict=True)
     found = [known.with_lists(*more) for known, *more in pairs]
     for key, known in zip(keys, found, strict=True):
       self._keep(key, known)
-    return np.stack([known.theta[known.place(rows)] for known, rows in zip(found, items, strict=True)])
+    return np.stack([known.theta[known.place(rows)] for known, rows in zip(found, lists, strict=True)])
 
   def programs(self, request, items, creative_of):
     """Yields what scores lists i32[B, X, K] that are all new, as `EGASystem.programs`."""
     items = np.asarray(items)
     for start in range(0, items.shape[1], BLOCK):
       some = items[:, start : start + BLOCK]
-      yield functools.partial(_score, self.models), (self.params, request, some, at_items(creative_of, some, -1))
+      yield functools.partial(score_lists, self.models), (self.params, request, some, at_items(creative_of, some, -1))
 
-  def _theta(self, request, new, creative_of):
-    """Returns f32[M, K] of each request's lists `new` i32[M, K]: in blocks, since their numbers differ widely."""
-    theta = [np.zeros(lists.shape, np.float32) for lists in new]
+  def _theta(self, request, new):
+    """Returns f32[M, K] of each request's lists `new` i32[M, 2 * K]: in blocks, since their numbers differ widely."""
+    length = new[0].shape[-1] // 2
+    theta = [np.zeros((len(lists), length), np.float32) for lists in new]
     blocks = [(row, start) for row, lists in enumerate(new) for start in range(0, len(lists), BLOCK)]
     for first in range(0, len(blocks), len(new)):
       some = blocks[first : first + len(new)]
       rows = np.array([row for row, _ in some] + [0] * (len(new) - len(some)))
-      lists = np.full((len(new), BLOCK, new[0].shape[-1]), -1, np.int32)
+      lists = np.full((len(new), BLOCK, 2 * length), -1, np.int32)
       for block, (row, start) in zip(lists, some, strict=False):
         part = new[row][start : start + BLOCK]
         block[: len(part)] = part
-      creatives = at_items(creative_of[rows], lists, -1)
       its = jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf)[rows], request)
-      found = np.asarray(_score(self.models, self.params, its, jnp.asarray(lists), jnp.asarray(creatives)))
+      items, creatives = (jnp.asarray(part) for part in (lists[..., :length], lists[..., length:]))
+      found = np.asarray(score_lists(self.models, self.params, its, items, creatives))
       for block, (row, start) in zip(found, some, strict=False):
         part = theta[row][start : start + BLOCK]
         part[:] = block[: len(part)]
@@ -87,53 +90,53 @@ class ListClicks:
 
 
 class Scored:
-  """Lists of one request and what is known of them.
+  """Lists of one request, each its items and their creatives, and what is known of them.
 
   Lists are found by a linear hash mod 2^64 with fixed multipliers; two lists of one hash are an error, not a mix-up.
   """
 
   def __init__(self, hashes, lists, theta):
-    self.hashes, self.lists, self.theta = hashes, lists, theta  # u64[N] ascending, i32[N, K], f32[N, K]
+    self.hashes, self.lists, self.theta = hashes, lists, theta  # u64[N] ascending, i32[N, 2 * K], f32[N, K]
 
   @classmethod
   def none(cls, length):
     """Returns a table without lists of `length` items."""
-    return cls(np.zeros(0, np.uint64), np.zeros((0, length), np.int32), np.zeros((0, length), np.float32))
+    return cls(np.zeros(0, np.uint64), np.zeros((0, 2 * length), np.int32), np.zeros((0, length), np.float32))
 
   @property
   def nbytes(self):
     """Bytes held."""
     return self.hashes.nbytes + self.lists.nbytes + self.theta.nbytes
 
-  def missing(self, items):
-    """Returns i32[M, K]: the distinct lists among items i32[X, K] that are not held."""
-    hashes, first = np.unique(_hash(items), return_index=True)
-    return items[first[~np.isin(hashes, self.hashes, assume_unique=True)]]
+  def missing(self, lists):
+    """Returns i32[M, 2 * K]: the distinct ones among lists i32[X, 2 * K] that are not held."""
+    hashes, first = np.unique(_hash(lists), return_index=True)
+    return lists[first[~np.isin(hashes, self.hashes, assume_unique=True)]]
 
-  def with_lists(self, items, theta):
-    """Returns the table with the lists items i32[M, K], none of which it holds, and their theta f32[M, K]."""
-    if not len(items):
+  def with_lists(self, lists, theta):
+    """Returns the table with the lists i32[M, 2 * K], none of which it holds, and their theta f32[M, K]."""
+    if not len(lists):
       return self
-    hashes = np.concatenate([self.hashes, _hash(items)])
+    hashes = np.concatenate([self.hashes, _hash(lists)])
     order = np.argsort(hashes)
-    joined = np.concatenate([self.lists, items]), np.concatenate([self.theta, theta])
+    joined = np.concatenate([self.lists, lists]), np.concatenate([self.theta, theta])
     return Scored(hashes[order], *(rows[order] for rows in joined))
 
-  def place(self, items):
-    """Returns i[X]: where each list of items i32[X, K] is."""
-    index = np.searchsorted(self.hashes, _hash(items))
-    if not np.array_equal(self.lists[index], items):
+  def place(self, lists):
+    """Returns i[X]: where each of the lists i32[X, 2 * K] is."""
+    index = np.searchsorted(self.hashes, _hash(lists))
+    if not np.array_equal(self.lists[index], lists):
       raise RuntimeError("two lists of a request have one hash")
     return index
 
 
-def _hash(items):
-  """Returns u64[X] of lists items i32[X, K]."""
-  weights = np.random.default_rng(0).integers(1, 2**63, items.shape[-1], np.uint64) * np.uint64(2) + np.uint64(1)
-  return ((items + 1).astype(np.uint64) * weights).sum(-1, dtype=np.uint64)
+def _hash(lists):
+  """Returns u64[X] of lists i32[X, 2 * K]."""
+  weights = np.random.default_rng(0).integers(1, 2**63, lists.shape[-1], np.uint64) * np.uint64(2) + np.uint64(1)
+  return ((lists + 1).astype(np.uint64) * weights).sum(-1, dtype=np.uint64)
 
 
-def _digests(leaves):
+def digests(leaves):
   """Returns a digest of each row of arrays [B, ...]."""
   leaves = [np.ascontiguousarray(leaf) for leaf in leaves]
   return [hashlib.sha256(b"".join(leaf[row].tobytes() for leaf in leaves)).digest() for row in range(len(leaves[0]))]

@@ -11,7 +11,8 @@ from ega_jax.decoding.beam import ListConfig, generate_lists
 from ega_jax.decoding.lists import allocate_in_chunks
 from ega_jax.systems import generation
 from ega_jax.systems.choice import Options, believe, choose, choose_own_bid, score_bids, token_bids
-from ega_jax.systems.distinct import ListClicks
+from ega_jax.systems.creatives import Creatives, by_item, choose_items
+from ega_jax.systems.distinct import ListClicks, score_lists
 from ega_jax.systems.kept import Kept
 from ega_jax.systems.profiles import (
   OwnBidLists,
@@ -58,14 +59,14 @@ class EGASystem:
     models: generation.Models.
     params: the tree with "catalog", "ids", "generator", "reward", "market".
     lists: ListConfig of one profile; `sweep_prefixes` slots are used for sweeps.
-    shared: (ListClicks of sweeps and bid-free lists, Kept prepared requests): what the same system at other ad loads
-      shares; None: its own.
+    shared: (ListClicks of sweeps and bid-free lists, Creatives, Kept prepared requests): what the same system at other
+      ad loads shares; None: its own.
   """
 
   def __init__(self, name, models, params, lists: ListConfig, options=None, *, sweep_prefixes=1024, shared=None):
     self.name = name
-    self._shared = shared or (ListClicks(models, params), Kept(PREPARED))
-    self._clicks, self._requests = self._shared
+    self._shared = shared or (ListClicks(models, params), Creatives(models, params), Kept(PREPARED))
+    self._clicks, self._creatives, self._requests = self._shared
     self.models, self.params, self.options = models, params, options or Options()
     if self.options.bid_free:
       lists = dataclasses.replace(lists, bid_cell=1.0)  # cells are for reports: expected values are none
@@ -128,10 +129,12 @@ class EGASystem:
     prepared, found = self._lists(batch, bids)
     yield functools.partial(_prepare, self.models), (self.params, request)
     yield functools.partial(_propose, self.models, self.options), (self.params, prepared, bids, self.lists)
-    if prepared.creatives is None or not self.options.bid_free:
+    if not by_item(self.models):
       yield functools.partial(believe, self.models), (self.params, prepared, found.items)
-    else:
-      yield from self._clicks.programs(request, found.items, np.asarray(prepared.creatives))
+      return
+    positions = Creatives.unknown(np.full(prepared.table.valid.shape, -1, np.int32), found.items)
+    yield functools.partial(choose_items, self.models), (self.params, prepared, positions)
+    yield from self._clicks.programs(request, found.items, self._creatives(prepared, found.items))
 
   def sweep(self, batch, bids, ads, nodes) -> Slate:
     """Returns the Slate [B, A, G, K] of own bids nodes f[B, A, G] of ads i[B, A], the others at bids f[B, C].
@@ -185,10 +188,13 @@ class EGASystem:
     """Returns (creatives i32[B, U, K], theta f32[B, U, K]) of lists. Those of a sweep are scored once per request, and
     so are bid-free ones, whose pivot payments are differences of scores: a list has one theta there, to the last bit.
     """
-    if prepared.creatives is None or not (many or self.options.bid_free):  # None: they depend on the list
+    if not by_item(self.models):
       return believe(self.models, self.params, prepared, items)
-    items, creative_of = np.asarray(items), np.asarray(prepared.creatives)
-    return at_items(creative_of, items, -1), self._clicks(prepared.request, items, creative_of)
+    items, creative_of = np.asarray(items), self._creatives(prepared, items)
+    own = at_items(creative_of, items, -1)
+    if many or self.options.bid_free:
+      return own, self._clicks(prepared.request, items, creative_of)
+    return own, score_lists(self.models, self.params, prepared.request, items, own)
 
   def _slate(self, prepared, found, bids):
     creatives, theta = self._believe(prepared, found.items)

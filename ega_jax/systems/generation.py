@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ega_jax.decoding.lists import Decoder, take_rows
+from ega_jax.decoding.lists import Decoder
 from ega_jax.decoding.prior import ListPrior
 from ega_jax.decoding.slate import Objective
 from ega_jax.models.ega import EGA
@@ -35,7 +35,6 @@ class Prepared:
   table: CandidateTable
   prior: ListPrior | jax.Array | None  # f32[B, C] where it does not see the list; None without an item prior
   alone: dict | None  # {"poi", "creative"}: `alone` of every candidate; None without a reward model
-  creatives: jax.Array | None  # i32[B, C]  of each candidate; None where a creative depends on the list before it
 
 
 def objective(market) -> Objective:
@@ -102,11 +101,8 @@ def prepare(models, params, request, *, rng=None, task=LIST, visits_only=False) 
   logits = alone(models, params, request) if "reward" in params else None
   belief = None if logits is None else believed_alone(logits)
   prior = list_prior(models, params, memory, request, task, belief)
-  table, creatives = candidate_table(request, ids), None
-  if models.generator.config.creative_context == "item":
-    states = apply(models.generator, generator, "creative_states", memory, jnp.maximum(table.codes, 0))
-    creatives = choose_creatives(models, params, states, request.candidates, creative_belief(logits))
-  found = Prepared(request=request, memory=memory, table=table, prior=prior, alone=logits, creatives=creatives)
+  table = candidate_table(request, ids)
+  found = Prepared(request=request, memory=memory, table=table, prior=prior, alone=logits)
   return charged(found, params["market"])
 
 
@@ -186,41 +182,6 @@ def list_pois(request, items):
   """Returns POI ids i32[B, ..., K] of list entries, -1 where absent."""
   poi = jax.vmap(lambda row, item: row[jnp.maximum(item, 0)])(request.candidates, items)
   return jnp.where(items >= 0, poi, -1)
-
-
-def creative_scores(models, params, states, own, belief=None):
-  """Returns f32[..., R]: log P(codes of creative r) after decoder states [..., d] (EGA Eq. 16-17); -inf for -1.
-
-  belief: f32[..., R], added with a learned weight.
-  """
-  codes = params["ids"].creative[jnp.maximum(own, 0)]  # [..., R, Lc]
-  return apply(models.generator, params["generator"], "creative_scores", states, codes, own, belief)
-
-
-def creative_belief(logits):
-  """Returns f32[B, C, R]: log-odds of a POI click plus a creative click with each own creative; None without logits."""
-  return None if logits is None else logits["poi"] + logits["creative"]
-
-
-def choose_creatives(models, params, states, poi, belief=None):
-  """Returns creative ids i32[...] for POIs i32[...] given the decoder's states [..., d] (EGA Eq. 16-17).
-
-  The best of the POI's own creatives: the choice is always one of them; equal codes go to the first.
-  """
-  own = params["catalog"].poi_creatives[jnp.maximum(poi, 0)]
-  best = jnp.argmax(creative_scores(models, params, states, own, belief), axis=-1)
-  creative = jnp.take_along_axis(own, best[..., None], axis=-1)[..., 0]
-  return jnp.where(poi >= 0, creative, -1)
-
-
-def list_creatives(models, params, prepared, items):
-  """Returns creatives i32[B, U, K] of the lists items i32[B, U, K] (EGA Eq. 17); -1 where absent."""
-  if prepared.creatives is not None:
-    return jnp.where(items >= 0, take_rows(prepared.creatives, jnp.maximum(items, 0)), -1)
-  codes = list_codes(prepared.table, items)
-  _, states = apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
-  belief = None if prepared.alone is None else take_rows(creative_belief(prepared.alone), jnp.maximum(items, 0))
-  return choose_creatives(models, params, states, list_pois(prepared.request, items), belief)
 
 
 def click_probabilities(models, params, request, items, creatives):

@@ -12,6 +12,7 @@ from ega_jax.decoding.slate import list_log_z, sampled
 from ega_jax.models.ega_config import LIST
 from ega_jax.stages import align, recipe
 from ega_jax.systems import generation
+from ega_jax.systems.creatives import creative_scores
 from ega_jax.types import Request
 from oracles_evaluation import legal, score_by_loop
 
@@ -145,7 +146,7 @@ def test_the_creative_distance_is_the_loop(setting):
   pois = np.maximum(np.take_along_axis(np.asarray(prepared.request.candidates), np.maximum(items, 0), 1), 0)
   own = np.asarray(params["catalog"].poi_creatives)[pois]
   belief = np.take_along_axis(odds, np.maximum(items, 0)[..., None], 1)
-  scores = np.asarray(generation.creative_scores(models, params, states, own, jnp.asarray(belief, jnp.float32)))
+  scores = np.asarray(creative_scores(models, params, states, own, jnp.asarray(belief, jnp.float32)))
   for b in range(8):
     distance = []
     for k in [k for k in range(LENGTH) if items[b, k] >= 0]:

@@ -11,6 +11,7 @@ from ega_jax.auction.bidding import lognormal_virtual_bid
 from ega_jax.evaluation import payments
 from ega_jax.stages import recipe
 from ega_jax.systems import distinct, generation, pricing
+from ega_jax.systems.creatives import choose_creatives
 from ega_jax.systems.ega import Options
 from ega_jax.systems.payment import PivotPayment, shown_ads
 from ega_jax.systems.probabilities import shown_probabilities
@@ -198,13 +199,13 @@ def test_lists_are_scored_once_and_as_one_by_one(monkeypatch):
   lists = np.concatenate([lists, lists[:, ::-1]], 1)
   params = tiny_run.trained()[1]["policy"]
   creative_of = np.asarray(params["catalog"].poi_creatives)[np.maximum(batch["candidates"], 0), 0]
-  clicks, scored, score = distinct.ListClicks(tiny_run.models(), params), [], distinct._score
+  clicks, scored, score = distinct.ListClicks(tiny_run.models(), params), [], distinct.score_lists
 
   def counted(models, params, request, items, creatives):
     scored.append((np.asarray(items)[..., 0] >= 0).sum(1).tolist())
     return score(models, params, request, items, creatives)
 
-  monkeypatch.setattr(distinct, "_score", counted)
+  monkeypatch.setattr(distinct, "score_lists", counted)
   together = clicks(batch, lists[:, :6], creative_of)
   together = np.concatenate([together, clicks(batch, lists[:, 4:], creative_of)[:, 2:]], 1)
   assert scored == [[5] * 8]  # the last five are the first, backwards
@@ -240,7 +241,7 @@ def test_scored_lists_are_held_within_their_bound():
   params = tiny_run.trained()[1]["policy"]
   creative_of = np.asarray(params["catalog"].poi_creatives)[np.maximum(batch["candidates"], 0), 0]
   lists = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (8, 1, LENGTH))
-  one = 8 + 8 * LENGTH  # bytes of a hash, a list and its clicks
+  one = 8 + 12 * LENGTH  # bytes of a hash, the items and creatives of a list, its clicks
   clicks = distinct.ListClicks(tiny_run.models(), params, limit=3 * one)
   found = clicks(batch, lists, creative_of)
   assert clicks.size == 3 * one and len(clicks.requests) == 3
@@ -251,7 +252,7 @@ def test_creatives_are_the_most_probable_own_chain():
   params, models = tiny_run.trained()[1]["policy"], tiny_run.models()
   states = jax.random.normal(jax.random.key(1), (6, models.generator.config.width))
   poi = np.array([0, 5, 9, -1, 40, 77], np.int32)
-  chosen = np.asarray(generation.choose_creatives(models, params, states, poi))
+  chosen = np.asarray(choose_creatives(models, params, states, poi))
   assert chosen[3] == -1
   for state, one, creative in zip(states, poi, chosen, strict=True):
     best, found = -np.inf, -1
