@@ -11,7 +11,7 @@ import numpy as np
 
 from ega_jax.auction import least_regret, regret
 from ega_jax.evaluation import payments
-from ega_jax.evaluation.systems import chunks, take, true_clicks, truthful
+from ega_jax.evaluation.systems import chunks_by_ads, take, true_clicks, truthful
 from ega_jax.systems.pricing import node_weights
 from ega_jax.systems.rows import at_items, own_of
 
@@ -34,17 +34,17 @@ class AuditOptions:
   seed: int = 0
 
 
-def audited_ads(slate_items, is_ad, valid, num_unshown, rng):
+def audited_ads(slate_items, is_ad, valid, num_unshown, draws):
   """Returns (ads i[B, K + num_unshown], weight f[B, K + num_unshown]) to audit, -1 and 0 where there is none.
 
   First the shown ads (weight 1), then unshown ones drawn without replacement, each standing for its share of them.
 
-  Args: slate_items i[B, K]; is_ad, valid bool[B, C].
+  Args: slate_items i[B, K]; is_ad, valid bool[B, C]; draws f[B, C]: uniform in [0, 1), the smallest are drawn.
   """
   shown = np.where((slate_items >= 0) & at_items(is_ad, slate_items, False), slate_items, -1)
   in_list = (np.arange(is_ad.shape[1])[None, :, None] == shown[:, None, :]).any(-1)
   unshown = is_ad & valid & ~in_list
-  order = np.argsort(np.where(unshown, rng.random(is_ad.shape), 2.0), axis=1)[:, :num_unshown]
+  order = np.argsort(np.where(unshown, draws, 2.0), axis=1)[:, :num_unshown]
   drawn = np.where(np.take_along_axis(unshown, order, 1), order, -1)
   weight = unshown.sum(1, keepdims=True) / np.maximum((drawn >= 0).sum(1, keepdims=True), 1)
   ads = np.concatenate([shown, drawn], 1)
@@ -61,18 +61,19 @@ def audit_system(system, rule, columns, world=None, options=None, *, shading=1.0
   rng = np.random.default_rng(options.seed)
   count = len(columns["row"])
   sample = np.sort(rng.choice(count, size=min(options.num_requests, count), replace=False))
-  blocks = []
-  for fresh, batch in chunks(take(columns, sample), options.requests_per_call):
-    block = _audit_batch(system, rule, batch, world, options, shading, rng)
+  draws, blocks = rng.random((len(sample), columns["is_ad"].shape[1])), []
+  for fresh, rows, batch, items in chunks_by_ads(system, take(columns, sample), options.requests_per_call, shading):
+    block = _audit_batch(system, rule, batch, items, world, options, shading, draws[rows]) | {"place": rows}
     blocks.append({name: column[:fresh] for name, column in block.items()})
-  return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+  joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+  order = np.argsort(joined.pop("place"))
+  return {name: column[order] for name, column in joined.items()}
 
 
-def _audit_batch(system, rule, batch, world, options, shading, rng):
+def _audit_batch(system, rule, batch, items, world, options, shading, draws):
   bids = truthful(batch, shading)
-  items = np.asarray(system.allocate(batch, bids).items)[:, 0]
   valid = np.asarray(batch["candidates"]) >= 0
-  ads, weight = audited_ads(items, np.asarray(batch["is_ad"], bool), valid, options.num_unshown, rng)
+  ads, weight = audited_ads(items, np.asarray(batch["is_ad"], bool), valid, options.num_unshown, draws)
   value = at_items(np.asarray(batch["bid"], np.float64), ads)
   table = _table(system, batch, bids[:, 0], ads, value, options)
   x = {"model": np.asarray(table.x, np.float64)}

@@ -8,7 +8,7 @@ from scipy import stats
 from ega_jax.auction import equilibrium
 from ega_jax.evaluation import payments
 from ega_jax.evaluation.audit import audited_ads
-from ega_jax.evaluation.systems import chunks, take, true_clicks, truthful
+from ega_jax.evaluation.systems import chunks_by_ads, take, true_clicks
 from ega_jax.systems.pricing import value_location
 from ega_jax.systems.rows import at_items, own_of
 
@@ -53,11 +53,11 @@ def deviation_utilities(system, rule, columns, shading, multipliers, world=None,
   count = len(columns["row"])
   sample = np.sort(rng.choice(count, size=min(options.num_requests, count), replace=False))
   edges = stats.norm.ppf(CLASSES)
+  draws = rng.random((len(sample), columns["is_ad"].shape[1]))
   total, number = np.zeros((len(edges) + 1, len(multipliers))), 0.0
-  for fresh, batch in chunks(take(columns, sample), options.requests_per_call):
-    shown = np.asarray(system.allocate(batch, truthful(batch)).items)[:, 0]
+  for fresh, rows, batch, shown in chunks_by_ads(system, take(columns, sample), options.requests_per_call):
     is_ad, valid = np.asarray(batch["is_ad"], bool), np.asarray(batch["candidates"]) >= 0
-    ads, weight = audited_ads(shown, is_ad, valid, options.num_unshown, rng)
+    ads, weight = audited_ads(shown, is_ad, valid, options.num_unshown, draws[rows])
     ads[fresh:], weight[fresh:] = -1, 0.0
     utility = _batch_utilities(system, rule, batch, ads, shading, np.asarray(multipliers), world, options)
     utility = weight[..., None] * np.where(ads[..., None] >= 0, utility, 0.0)

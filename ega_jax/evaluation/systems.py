@@ -62,6 +62,20 @@ def virtual_values(batch, sigma):
   return np.where(batch["is_ad"], virtual, 0.0)
 
 
+def chunks_by_ads(system, columns, chunk_size, shading=1.0):
+  """Returns [(count, rows i[chunk_size], columns of them, lists i[chunk_size, K] at bids shading * value)]: `chunks` of
+  requests that show as many ads as the others of theirs, and which of all requests they are.
+
+  A sweep over own bids takes as long as the request with the most ads of its batch.
+  """
+  shown = [np.asarray(system.allocate(batch, truthful(batch, shading)).items)[:count, 0]
+           for count, batch in chunks(columns, chunk_size)]
+  shown = np.concatenate(shown)
+  order = np.argsort(at_items(columns["is_ad"], shown, False).sum(-1), kind="stable")
+  ordered = zip(chunks(take(columns, order), chunk_size), chunks({"row": order}, chunk_size), strict=True)
+  return [(count, of["row"], batch, shown[of["row"]]) for (count, batch), (_, of) in ordered]
+
+
 def price_by_ads(payment_rule, columns, slates, shading=1.0, chunk_size=64):
   """Returns [price f[B, 1, K] per click of each chunk]: requests are priced with others that show as many ads.
 

@@ -1,5 +1,6 @@
 """The audit on toy systems with known answers: VCG over a range is truthful, first price is anything but."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -172,10 +173,31 @@ def test_weights_stand_for_all_ads():
   rng = np.random.default_rng(0)
   is_ad = np.arange(9) >= 3
   items = np.array([[4, 0, 7], [0, 1, -1]])
-  ads, weight = audit.audited_ads(items, np.stack([is_ad] * 2), np.ones((2, 9), bool), 2, rng)
+  ads, weight = audit.audited_ads(items, np.stack([is_ad] * 2), np.ones((2, 9), bool), 2, rng.random((2, 9)))
   np.testing.assert_array_equal(ads[:, :3], [[4, -1, 7], [-1, -1, -1]])
   np.testing.assert_allclose(weight.sum(1), [6, 6])
   assert set(ads[0, 3:]) <= {3, 5, 6, 8} and len(set(ads[0, 3:])) == 2
+
+
+@pytest.mark.parametrize("requests_per_call", [1, 5, 12])
+def test_requests_are_audited_with_their_like_and_for_the_same(requests_per_call):
+  world, system, rule, found, _ = audited("vcg")
+  options, seen = dataclasses.replace(OPTIONS, requests_per_call=requests_per_call, num_unshown=2), {}
+
+  class Recorded(type(rule)):
+    def price(self, batch, bids, slate):
+      items = np.asarray(system.allocate(batch, systems.truthful(batch)).items)[:, 0]
+      ads = np.take_along_axis(batch["is_ad"], np.maximum(items, 0), 1) & (items >= 0)
+      seen[tuple(batch["row"])] = ads.sum(1)
+      return super().price(batch, bids, slate)
+
+  again = audit.audit_system(system, Recorded(system), world.columns, world, options)
+  whole = audit.audit_system(system, rule, world.columns, world, dataclasses.replace(options, requests_per_call=3))
+  shown = np.concatenate(list(seen.values()))
+  assert (np.diff(shown) >= 0).all() and np.ptp(shown) > 0
+  np.testing.assert_array_equal(again["row"], found["row"])
+  for name in whole:
+    np.testing.assert_allclose(again[name], whole[name])
 
 
 def test_a_system_s_own_sweep_is_used_and_gives_the_same_audit():
