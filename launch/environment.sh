@@ -20,3 +20,6 @@ if [ -z "${XLA_FLAGS+set}" ] && JAX_PLATFORMS=cpu XLA_FLAGS=$in_place "$python" 
 then
   export XLA_FLAGS=$in_place
 fi
+# glibc would give the buffers of a step back after each and fault them in anew: a quarter of the time of small models.
+tunables=glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592:glibc.malloc.top_pad=268435456
+export GLIBC_TUNABLES=${GLIBC_TUNABLES-$tunables}
