@@ -15,7 +15,7 @@ SAMPLES = {
            "true/rpm_surplus", "model/welfare", "model/ctr_poi", "model/ctr_img", "ad_share"),
   "priced": ("true/rpm", "model/rpm", "ir_violations"),
   "equilibrium": ("true/rpm", "model/rpm", "ad_share"),
-  "equilibrium_equal": ("true/rpm", "ad_share"),
+  "equilibrium_equal": ("true/rpm", "model/rpm", "ad_share"),
   "audited": ("true/rpm",),
 }  # fmt: skip
 
@@ -24,6 +24,7 @@ RENAMED = {
   ("equilibrium", "model/rpm"): "model/rpm_equilibrium",
   ("equilibrium_equal", "true/rpm"): "true/rpm_equilibrium_equal",
   ("equilibrium_equal", "ad_share"): "ad_share_equilibrium_equal",
+  ("equilibrium_equal", "model/rpm"): "model/rpm_equilibrium_equal",
   ("audited", "true/rpm"): "true/rpm_myerson",
 }  # fmt: skip
 OF_SYSTEM = (

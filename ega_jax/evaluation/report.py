@@ -35,6 +35,7 @@ COLUMNS = {
 BY_MODEL = {
   "model/welfare": ("welfare", "{:.4f}"),
   "model/rpm_equilibrium": ("RPM (c) own rule, equilibrium", "{:.2f}"),
+  "model/rpm_equilibrium_equal": ("RPM (c) at equal ad load", "{:.2f}"),
   "model/rpm": ("RPM truthful", "{:.2f}"),
   "model/ctr_poi": ("CTR-poi", "{:.4f}"),
   "model/ctr_img": ("CTR-img", "{:.4f}"),
@@ -200,8 +201,9 @@ def markdown(results, images=()):
 READING = (
   "Mean ± standard deviation over seeds. Clicks are the world's probabilities; those of the reward model, the paper's "
   "protocol, have a table of their own. Welfare and clicks do not depend on payments. RPM under truthful bids flatters "
-  "manipulable rules (first price most of all): compare (b) and (c). (c) keeps the slot price of truthful bids, so "
-  "that a rule under which ads shade shows fewer of them; \"at equal ad load\" the price is set anew for shaded bids. "
+  "manipulable rules (first price most of all): compare (b) and (c), each system's own rule at its shading equilibrium "
+  "g. \"At equal ad load\" the slot price is set anew for shaded bids; where a column does not say so it is that of "
+  "truthful bids, and a rule under which ads shade shows fewer of them. "
   "The virtual surplus, on every test request, is not (b): it is the mean of the integral before clipping, and lower "
   "where curves fall. Levels of the paper's tables are not comparable; the note compares directions."
 )
