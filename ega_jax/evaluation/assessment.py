@@ -47,7 +47,7 @@ def equilibria(entry, config, world, equal, validation, truthful, pay):
     num_requests=options.equilibrium_requests, num_unshown=options.unshown, sigma=config.value_sigma,
     requests_per_call=options.chunk, seed=config.seed,
   )  # fmt: skip
-  settings = {"fixed": lambda g: (entry.system, entry.rule), "equal": equal.by_bids(entry)}
+  settings = {"fixed": lambda g, finely=False: (entry.system, entry.rule), "equal": equal.by_bids(entry)}
   figures, totals, found = {}, {}, None
   for load in options.equilibrium_loads:
     setting, end = settings[load], "" if load == "fixed" else f"_{load}"
@@ -57,5 +57,5 @@ def equilibria(entry, config, world, equal, validation, truthful, pay):
     figures[f"gain_by_value{end}"] = found.gain_by_value
     if found.converged:
       g = found.multiplier
-      totals[f"equilibrium{end}"] = truthful if g == 1.0 else pay(setting(g), g)
+      totals[f"equilibrium{end}"] = truthful if g == 1.0 else pay(setting(g, finely=True), g)
   return figures, totals

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import numpy as np
+
 from ega_jax.evaluation import market, payments
-from ega_jax.evaluation.systems import evaluate_system
-from ega_jax.systems.balance import LOADS, NEAR, TOLERANCE, balanced_knob
+from ega_jax.evaluation.systems import evaluate_system, take
+from ega_jax.systems.balance import LOADS, NEAR, TOLERANCE, balanced_load
 from ega_jax.training.writers import Progress
 
 FRONTIER_STEPS = (-0.3, -0.15, 0.0, 0.15, 0.3)  # of the slot price, in median bids
@@ -27,31 +29,46 @@ class EqualLoad:
 
   def balanced(self, entry):
     """Returns the entry with its knob set to the target ad share; payment rules follow their system."""
-    return self._at(entry, entry.knob, 1.0, TOLERANCE, self.fine) if entry.knob else entry
+    return self._at(entry, entry.knob, 1.0, self.columns, fine=self.fine)[0] if entry.knob else entry
 
   def by_bids(self, entry):
-    """Returns a function g -> (system, rule) of a balanced entry, its knob set anew for bids g * value.
+    """Returns a function (g, finely=False) -> (system, rule) of a balanced entry, its knob set anew for bids g * value:
+    finely, or on some of the requests, which a search over g can do with.
 
     Ads that bid less are fewer at the same price, which then is a reserve: the systems would no longer be compared at
     one load. A rule that is learned for one allocation keeps it.
     """
-    known, learned = {1.0: entry}, not hasattr(entry.rule, "on")
+    known, slope, few = {(1.0, False): entry, (1.0, True): entry}, None, self._some()
 
-    def at(shading):
-      if shading not in known:
+    def at(shading, finely=False):
+      nonlocal slope
+      if not hasattr(entry.rule, "on"):
+        return entry.system, entry.rule
+      if (shading, finely) not in known:
         last = next(reversed(known.values()))  # g moves in small steps
-        known[shading] = entry if learned else self._at(last, entry.knob or LOADS, shading, NEAR)
-      return known[shading].system, known[shading].rule
+        columns, tolerance = (self.columns, TOLERANCE) if finely else (few, NEAR)
+        start = known.get((shading, False), last)
+        known[shading, finely], new = self._at(start, entry.knob or LOADS, shading, columns, tolerance, slope=slope)
+        slope = new or slope
+      found = known[shading, finely]
+      return found.system, found.rule
 
     return at
 
-  def _at(self, entry, bracket, shading, tolerance, fine=None):
-    knob = balanced_knob(
-      entry.system, self.columns, self.target, self.chunk, self.list_length, bracket=bracket, tolerance=tolerance,
-      shading=shading, fine=fine, say=Progress(entry.name, 0).say,
+  def _some(self):
+    """Returns a third of the requests, evenly spread, in whole chunks."""
+    index = np.arange(0, len(self.columns["is_ad"]), 3)
+    index = index[: max(len(index) // self.chunk, 1) * self.chunk]
+    return take(self.columns, index) if len(index) % self.chunk == 0 else self.columns
+
+  def _at(self, entry, bracket, shading, columns, tolerance=TOLERANCE, **search):
+    """Returns (the entry at the load, slope of its search)."""
+    found = balanced_load(
+      entry.system, columns, self.target, self.chunk, self.list_length, bracket=bracket, tolerance=tolerance,
+      shading=shading, say=Progress(entry.name, 0).say, **search,
     )  # fmt: skip
-    system = entry.system.with_knob(knob)
-    return dataclasses.replace(entry, system=system, rule=entry.rule.on(system))
+    system = entry.system.with_knob(found.knob)
+    return dataclasses.replace(entry, system=system, rule=entry.rule.on(system)), found.slope
 
 
 def frontier(figures_of, knobs):

@@ -103,16 +103,21 @@ def logged_ad_share(logs):
   return float(ad_share(logs["shown_item"][chosen][:, None], logs["is_ad"][chosen]))
 
 
-def balanced_knob(system, columns, target, chunk, list_length, *, bracket=LOADS, tolerance=TOLERANCE, shading=1.0,
-                  fine=None, say=lambda text: None):  # fmt: skip
-  """Returns the knob, within `bracket`, at which a system of lists of K = list_length shows a share `target` of ads.
+def balanced_knob(*arguments, **settings):
+  """Returns the knob of `balanced_load`."""
+  return balanced_load(*arguments, **settings).knob
+
+
+def balanced_load(system, columns, target, chunk, list_length, *, bracket=LOADS, tolerance=TOLERANCE, shading=1.0,
+                  fine=None, slope=None, say=lambda text: None):  # fmt: skip
+  """Returns the Load at which a system of lists of K = list_length shows a share `target` of ads, within a `bracket`.
 
   The search starts at the knob that the system has; a bracket of positive knobs is searched by their logarithm. No
   tolerance is less than half of the steps in which the share of so many lists moves. Out of reach (an oracle keeps some
   ads at any price: they lift their neighbours) it is the nearer end.
 
   Args: columns, chunk, shading: of `mean_ad_share`; fine: columns of more requests, on which the search ends once it is
-    near on the others; say: told of every trial.
+    near on the others; slope: of an earlier Load of the system; say: told of every trial.
   """
 
   def share(knob, some):
@@ -129,9 +134,9 @@ def balanced_knob(system, columns, target, chunk, list_length, *, bracket=LOADS,
     )  # fmt: skip
 
   if fine is None:
-    return search(columns, tolerance, start=system.knob).knob
-  found = search(columns, max(tolerance, NEAR), start=system.knob)
-  return search(fine, tolerance, start=found.knob, slope=found.slope).knob if found.met else found.knob
+    return search(columns, tolerance, start=system.knob, slope=slope)
+  found = search(columns, max(tolerance, NEAR), start=system.knob, slope=slope)
+  return search(fine, tolerance, start=found.knob, slope=found.slope) if found.met else found
 
 
 def mean_ad_share(system, columns, chunk, shading=1.0):

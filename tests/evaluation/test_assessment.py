@@ -10,13 +10,13 @@ from ega_jax.evaluation import assessment, comparison, equilibrium, payments
 
 
 class Recorded:
-  """A setting that tells at which g it was asked."""
+  """A setting that tells at which g it was asked, and at which finely."""
 
   def __init__(self, system, rule):
-    self.pair, self.asked = (system, rule), []
+    self.pair, self.asked, self.finely = (system, rule), [], []
 
-  def __call__(self, shading):
-    self.asked.append(shading)
+  def __call__(self, shading, finely=False):
+    (self.finely if finely else self.asked).append(shading)
     return self.pair
 
 
@@ -50,6 +50,7 @@ def test_each_load_has_its_own_equilibrium():
     "equilibrium": (systems[0], expected[0].multiplier), "equilibrium_equal": (systems[1], expected[1].multiplier)
   }  # fmt: skip
   assert set(equal.asked) == set(expected[1].path)
+  assert equal.finely == [expected[1].multiplier]
 
 
 def test_a_rule_under_which_nobody_shades_is_the_same_at_both_and_found_once():

@@ -151,8 +151,11 @@ def test_the_load_is_set_anew_for_shaded_bids():
   share = lambda system, g: balance.mean_ad_share(system, world.columns, 20, g)
   assert abs(share(balanced.system, 1.0) - 0.5) <= 0.01
   assert setting(1.0) == (balanced.system, balanced.rule)
-  system, rule = setting(0.5)
-  assert rule.system is system and setting(0.5)[0] is system  # computed once
+  system, rule = setting(0.5, finely=True)
+  assert rule.system is system and setting(0.5, finely=True)[0] is system  # computed once
   assert abs(share(system, 0.5) - 0.5) <= 0.01 < abs(share(balanced.system, 0.5) - 0.5)
+  some = systems.take(world.columns, np.arange(60)[::3])  # what a search over g looks at
+  roughly = equal.by_bids(balanced)(0.5)[0]
+  assert abs(balance.mean_ad_share(roughly, some, 20, 0.5) - 0.5) <= 0.025 < abs(share(balanced.system, 0.5) - 0.5)
   learned = dataclasses.replace(balanced, rule=payments.FirstPrice())  # has no `on`: it prices one allocation
   assert equal.by_bids(learned)(0.5) == (balanced.system, learned.rule)
