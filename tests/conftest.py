@@ -1,5 +1,6 @@
 """Settings that must be in the environment before jax starts."""
 
+import functools
 import getpass
 import os
 import tempfile
@@ -12,14 +13,21 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config, items):
-  """Keeps together, where two processes share the tests, those that need the one trained run, which takes minutes, and
-  the others of a file; the former come first.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """Keeps together, where processes share the tests, those of the one trained run, which takes minutes, and those of a
+  file.
   """
-  if not config.pluginmanager.hasplugin("xdist"):
-    return
-  trained = lambda item: hasattr(item.module, "tiny_run")
-  for item in items:
-    item.add_marker(pytest.mark.xdist_group("trained" if trained(item) else item.module.__name__))
-  items.sort(key=lambda item: not trained(item))
+  from xdist.scheduler import LoadScopeScheduling
+
+  class ByRun(LoadScopeScheduling):
+    def _split_scope(self, nodeid):
+      file = nodeid.partition("::")[0]
+      return "the trained run" if _imports_run(config.rootpath / file) else file
+
+  return ByRun(config, log)
+
+
+@functools.cache
+def _imports_run(path):
+  return "\nimport tiny_run\n" in path.read_text()
