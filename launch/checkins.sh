@@ -9,6 +9,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 city=$(realpath "$1")
 shift
 source "$root/launch/environment.sh"
+source "$root/launch/cpu.sh"
 cd "$root"
 export python run=${RUN:-runs/checkins} experiment=${EXPERIMENT:-experiments/ega_checkins/config.py}
 if [ ! -f "$run/data/schema.json" ]; then

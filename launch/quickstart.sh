@@ -4,6 +4,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/launch/environment.sh"
+source "$root/launch/cpu.sh"
 cd "$root"
 run=${RUN:-runs/quickstart}
 "$python" -m launch.prepare_data --source=world --size=small --seed=0 --output="$run/data" --export_requests=20

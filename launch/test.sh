@@ -10,4 +10,4 @@ trap 'rm -rf "$wheels"' EXIT
 "$python" -m pip install --quiet --force-reinstall --no-deps "$wheels"/ega_jax-*.whl
 # Away from the checkout, so that what is tested is what was installed.
 cd "$wheels"
-"$python" -m pytest "$root/tests" -p no:cacheprovider --numprocesses=2 --durations=15 "$@"
+"$python" -m pytest "$root/tests" -p no:cacheprovider --durations=15 "$@"
