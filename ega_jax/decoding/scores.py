@@ -108,11 +108,11 @@ class OwnBids:
     if config.token_bid == "expected":
       # Own tokens as more columns of the same products: a product of a few columns takes as long on CPUs.
       vocabulary, both = tokens.shape[-1], jnp.concatenate([tokens, same], axis=-1)
-      mass = jnp.broadcast_to(under * constraints.relative_mass(prior), under.shape)
+      relative = jnp.broadcast_to(constraints.relative_mass(prior), under.shape)
+      mass = under * relative
       worth = mass * jnp.exp(constraints.item_log_weight(table, bids, config))[:, None]
       total, worth = constraints.sums(mass, both), constraints.sums(worth, both)
-      own = jnp.broadcast_to(constraints.relative_mass(prior), under.shape)
-      own = take_rows(own.transpose(0, 2, 1), jnp.maximum(self.ads, 0)).transpose(0, 2, 1)
+      own = take_rows(relative.transpose(0, 2, 1), jnp.maximum(self.ads, 0)).transpose(0, 2, 1)
       log_mass = constraints.log_of_mass(total[..., :vocabulary], prior)
       weight = constraints.expected_log_weight(worth[..., :vocabulary], total[..., :vocabulary])
       return log_mass, weight, (worth[..., vocabulary:], total[..., vocabulary:], own)

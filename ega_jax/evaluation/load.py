@@ -58,8 +58,8 @@ class EqualLoad:
   def _some(self):
     """Returns a third of the requests, evenly spread, in whole chunks."""
     index = np.arange(0, len(self.columns["is_ad"]), 3)
-    index = index[: max(len(index) // self.chunk, 1) * self.chunk]
-    return take(self.columns, index) if len(index) % self.chunk == 0 else self.columns
+    count = len(index) // self.chunk * self.chunk
+    return take(self.columns, index[:count]) if count else self.columns
 
   def _at(self, entry, bracket, shading, columns, tolerance=TOLERANCE, **search):
     """Returns (the entry at the load, slope of its search)."""

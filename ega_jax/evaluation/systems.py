@@ -62,36 +62,39 @@ def virtual_values(batch, sigma):
   return np.where(batch["is_ad"], virtual, 0.0)
 
 
-def chunks_by_ads(system, columns, chunk_size, shading=1.0):
-  """Returns [(count, rows i[chunk_size], columns of them, lists i[chunk_size, K] at bids shading * value)]: `chunks` of
-  requests that show as many ads as the others of theirs, and which of all requests they are.
+def alike(columns, items, chunk_size):
+  """Yields (count, rows i[chunk_size], columns of them): `chunks` of requests that show as many ads as the others of
+  theirs, in lists items i[n, K], and which of all requests they are.
 
   A sweep over own bids takes as long as the request with the most ads of its batch.
   """
-  shown = [np.asarray(system.allocate(batch, truthful(batch, shading)).items)[:count, 0]
+  order = np.argsort(at_items(columns["is_ad"], items, False).sum(-1), kind="stable")
+  for count, batch in chunks({**take(columns, order), "_row": order}, chunk_size):
+    yield count, batch.pop("_row"), batch
+
+
+def chunks_by_ads(system, columns, chunk_size, shading=1.0):
+  """Yields (count, rows, columns of them, lists i[chunk_size, K]): `alike` by the lists of bids shading * value."""
+  lists = [np.asarray(system.allocate(batch, truthful(batch, shading)).items)[:count, 0]
            for count, batch in chunks(columns, chunk_size)]
-  shown = np.concatenate(shown)
-  order = np.argsort(at_items(columns["is_ad"], shown, False).sum(-1), kind="stable")
-  ordered = zip(chunks(take(columns, order), chunk_size), chunks({"row": order}, chunk_size), strict=True)
-  return [(count, of["row"], batch, shown[of["row"]]) for (count, batch), (_, of) in ordered]
+  lists = np.concatenate(lists)
+  for count, rows, batch in alike(columns, lists, chunk_size):
+    yield count, rows, batch, lists[rows]
 
 
 def price_by_ads(payment_rule, columns, slates, shading=1.0, chunk_size=64):
-  """Returns [price f[B, 1, K] per click of each chunk]: requests are priced with others that show as many ads.
-
-  A sweep over own bids takes as long as the request with the most ads of its batch.
+  """Returns [price f[B, 1, K] per click of each chunk]: requests are priced with those `alike`.
 
   Args: slates: of the `chunks` of columns, at bids shading * value.
   """
   sizes = [count for count, _ in chunks(columns, chunk_size)]
-  rows = [[np.asarray(leaf)[:size] for leaf in vars(slate).values()] for size, slate in zip(sizes, slates, strict=True)]
-  shown = type(slates[0])(*(np.concatenate(leaves) for leaves in zip(*rows, strict=True)))
-  order = np.argsort(at_items(columns["is_ad"], shown.items, False).sum((1, 2)), kind="stable")
+  leaves = [[np.asarray(leaf)[:size] for leaf in vars(slate).values()]
+            for size, slate in zip(sizes, slates, strict=True)]
+  shown = type(slates[0])(*(np.concatenate(parts) for parts in zip(*leaves, strict=True)))
   price = np.zeros(shown.items.shape)
-  for count, batch in chunks({**take(columns, order), "_row": order}, chunk_size):
-    place = batch.pop("_row")
-    slate = type(shown)(*(leaf[place] for leaf in vars(shown).values()))
-    price[place[:count]] = np.asarray(payment_rule.price(batch, truthful(batch, shading), slate))[:count]
+  for count, rows, batch in alike(columns, shown.items[:, 0], chunk_size):
+    slate = type(shown)(*(leaf[rows] for leaf in vars(shown).values()))
+    price[rows[:count]] = np.asarray(payment_rule.price(batch, truthful(batch, shading), slate))[:count]
   return [part["price"] for _, part in chunks({"price": price}, chunk_size)]
 
 

@@ -74,8 +74,8 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
 def unseen_logits(config, models, params, folds):
   """Returns (logits, clicks, is_ad, where), each [n, K], of logged lists that the model was not fitted to.
 
-  They are validation's and those of training's other folds: a position has some hundred clicks on validation alone,
-  and its level would be theirs to 5%.
+  They are validation's and those of training's other folds: on validation alone a position has some 300 clicks (New
+  York), and its level would be known to 6%.
 
   Args:
     params: the model is not calibrated so far.

@@ -53,21 +53,20 @@ def item_creatives(models, params, prepared, items):
   """Returns creatives i32[B, X] of candidates items i32[B, X], each as if it came first in a list; -1 where absent."""
   codes = jnp.maximum(generation.list_codes(prepared.table, items), 0)
   states = generation.apply(models.generator, params["generator"], "creative_states", prepared.memory, codes)
-  belief = None if prepared.alone is None else take_rows(creative_belief(prepared.alone), jnp.maximum(items, 0))
-  return choose_creatives(models, params, states, generation.list_pois(prepared.request, items), belief)
+  return _choose_after(models, params, prepared, items, states)
 
 
 def list_creatives(models, params, prepared, items):
   """Returns creatives i32[B, U, K] of the lists items i32[B, U, K] (EGA Eq. 17); -1 where absent."""
   if by_item(models):
-    candidates = jnp.arange(prepared.table.valid.shape[1])
-    if items.shape[1] * items.shape[2] <= len(candidates):
-      flat = items.reshape(items.shape[0], -1)
-      return item_creatives(models, params, prepared, flat).reshape(items.shape)
-    every = item_creatives(models, params, prepared, jnp.broadcast_to(candidates, prepared.table.valid.shape))
-    return jnp.where(items >= 0, take_rows(every, jnp.maximum(items, 0)), -1)
+    return item_creatives(models, params, prepared, items.reshape(items.shape[0], -1)).reshape(items.shape)
   codes = generation.list_codes(prepared.table, items)
   _, states = generation.apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
+  return _choose_after(models, params, prepared, items, states)
+
+
+def _choose_after(models, params, prepared, items, states):
+  """Returns creatives i32[B, ...] of candidates items i32[B, ...] after the decoder's states [B, ..., d]."""
   belief = None if prepared.alone is None else take_rows(creative_belief(prepared.alone), jnp.maximum(items, 0))
   return choose_creatives(models, params, states, generation.list_pois(prepared.request, items), belief)
 

@@ -88,11 +88,13 @@ def test_profiles_share_prefixes_without_changing_them(settings):
 
 
 @pytest.mark.parametrize("unique", [True, False])
-def test_own_bids_are_the_oracles_where_slots_are_charged(unique):
-  markets, model, (table, bids, prior) = _case(3, SEEING, unique=unique)
+@pytest.mark.parametrize("token_bid", ["max", "mean", "expected"])
+def test_own_bids_are_the_oracles_where_slots_are_charged(unique, token_bid):
+  markets, model, (table, bids, prior) = _case(3, {"token_bid": token_bid, **SEEING}, unique=unique)
   ads = np.array([[4, 7], [9, 5], [6, -1]], np.int32)
   nodes = np.broadcast_to(np.float32([0.0, 0.8, 3.0, 20.0]), (3, 2, 4))
-  config = ListConfig(list_length=4, num_lists=4, max_prefixes=32, collision="suffix" if unique else "bucket")
+  collision = "suffix" if unique else "bucket"
+  config = ListConfig(list_length=4, num_lists=4, max_prefixes=32, collision=collision, token_bid=token_bid)
   lists = jax.jit(lambda: own_bid_sweep(model.decoder(3), table, bids, ads, nodes, prior, config))()
   for a, g in itertools.product(range(2), range(4)):
     for b, market in enumerate(markets):

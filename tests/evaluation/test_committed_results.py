@@ -16,6 +16,9 @@ NAMES = {
 def test_the_differences_of_new_york_are_those_of_its_totals():
   folders = sorted(str(path) for path in FOLDER.glob("results/seed*/evaluation"))
   found = over_seeds.results(folders)
+  for name in ("true/rpm_equilibrium_equal", "model/rpm_equilibrium_equal"):  # (c) by both evaluators
+    seeds = zip(*(found["systems"][system]["figures"][name] for system in ("EGA", "MCA+R")), strict=True)
+    assert all(ega > cascade > 0 for ega, cascade in seeds)
   differences = found["systems"]["MCA+R"]["differences"]
   row = r"^\| ([^|]+) \| (\+[^|]+\]) \| (\+[^|]+\]) \| (\+[^|]+\]) \|$"
   shown = re.findall(row, (FOLDER / "README.md").read_text(), re.M)

@@ -1,0 +1,73 @@
+"""launch/checkins.sh with a stub in place of the binaries: which commands it gives, and when it stops."""
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+STUB = """#!/bin/sh
+echo "$@" >> "$RUN/commands"
+case "$*" in
+  *prepare_data*) mkdir -p "$RUN/data" && touch "$RUN/data/schema.json" ;;
+  *launch.train*seed1*) exit "${FAILS:-0}" ;;
+esac
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+  """Returns a function (overrides, **environment) -> (exit code, the commands given)."""
+  (tmp_path / "launch").mkdir()
+  (tmp_path / "city").mkdir()
+  (tmp_path / "run").mkdir()
+  shutil.copy(LAUNCH / "checkins.sh", tmp_path / "launch")
+  stub = tmp_path / "stub"
+  stub.write_text(STUB)
+  stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
+  (tmp_path / "launch" / "environment.sh").write_text(f"python={stub}\n")
+  (tmp_path / "launch" / "cpu.sh").write_text("")
+
+  def run(*arguments, **environment):
+    commands = tmp_path / "run" / "commands"
+    commands.unlink(missing_ok=True)
+    env = os.environ | {"RUN": str(tmp_path / "run"), **environment}
+    done = subprocess.run(["bash", str(tmp_path / "launch" / "checkins.sh"), *arguments], env=env, capture_output=True)
+    return done.returncode, commands.read_text().splitlines() if commands.exists() else []
+
+  return lambda *overrides, **environment: run(str(tmp_path / "city"), *overrides, **environment), run, tmp_path
+
+
+def test_it_prepares_trains_and_evaluates_every_seed_and_reports_last(script):
+  run, _, folder = script
+  code, commands = run("--config.pretrain.steps=7", SEEDS="0 1 2", MARKETPLACE="4")
+  assert code == 0 and len(commands) == 8
+  prepare = f"--source=checkins --input={folder}/city --output={folder}/run/data --seed=4"
+  assert commands[0] == f"-m launch.prepare_data {prepare}"
+  for seed in "012":
+    (train,) = (at for at, one in enumerate(commands) if f"--workdir={folder}/run/seed{seed} --config.seed" in one)
+    assert "-m launch.train " in commands[train]
+    assert f"--config.seed={seed} --config.data={folder}/run/data --config.pretrain.steps=7" in commands[train]
+    evaluate = commands.index(
+      f"-m launch.evaluate --workdir={folder}/run/seed{seed} --output={folder}/run/seed{seed}/results.json"
+    )
+    assert train < evaluate
+  folders = ",".join(f"{folder}/run/seed{seed}" for seed in "012")
+  assert commands[-1] == f"-m launch.evaluate --report_only --workdir={folders} --output={folder}/run/results.json"
+  again = run(SEEDS="0")[1]
+  assert len(again) == 3 and "prepare_data" not in again[0]  # what is prepared stays
+
+
+def test_a_seed_that_fails_is_not_evaluated_and_nothing_is_reported(script):
+  run, _, _ = script
+  code, commands = run(SEEDS="0 1", FAILS="1")
+  assert code != 0 and not any("report_only" in one for one in commands)
+  assert not any("launch.evaluate" in one and "seed1" in one for one in commands)
+  assert any("launch.evaluate" in one and "seed0" in one for one in commands)
+
+
+def test_without_a_city_it_says_how_it_is_used(script):
+  assert script[1]() == (2, [])
