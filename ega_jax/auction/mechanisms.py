@@ -242,7 +242,9 @@ def myerson_reserves(distributions):
 def slot_threshold_gsp(nodes, slot, x):
   """Returns per-click prices f[B, A, G]: the least own bid, connected to the node, that keeps the slot or a better one.
 
-  GSP for any allocation (our decision); equals GSP on an eCPM ranking, up to the width of the nodes.
+  GSP for any allocation (our decision); equals GSP on an eCPM ranking, up to half the width of the nodes: the least bid
+  lies between the last node that keeps the slot and the one below, of which the middle is charged. The upper one would
+  be too much on average, the own bid itself wherever a competitor's is in the own interval.
 
   Args:
     nodes: f[B, A, G], own bids of a counterfactual table.
@@ -250,13 +252,15 @@ def slot_threshold_gsp(nodes, slot, x):
     x: f[B, A, G]: where it is 0 the price is 0.
   """
   nodes, slot = np.asarray(nodes, np.float64), np.asarray(slot)
-  price, connected = nodes.copy(), np.ones(slot.shape, bool)
+  middle = nodes.copy()
+  middle[..., 1:] = (nodes[..., 1:] + nodes[..., :-1]) / 2
+  price, connected = middle.copy(), np.ones(slot.shape, bool)
   for back in range(1, nodes.shape[-1]):
     connected[..., :back] = False
     connected[..., back:] &= slot[..., :-back] <= slot[..., back:]
     if not connected.any():
       break
-    price[..., back:] = np.where(connected[..., back:], nodes[..., :-back], price[..., back:])
+    price[..., back:] = np.where(connected[..., back:], middle[..., :-back], price[..., back:])
   return np.where(np.asarray(x) > 0, price, 0.0)
 
 

@@ -226,11 +226,35 @@ def test_slot_threshold_price_is_gsp_on_an_ecpm_ranking():
   assert (want.price > 0).sum() == 60
 
 
+def test_slot_threshold_on_coarse_nodes_is_gsp_on_average():
+  # As payments.slot_threshold asks for it: 41 geometric nodes and the own bid, clicks that do not depend on the slot.
+  rng = np.random.default_rng(0)
+  quality = np.exp(rng.normal(-3, 0.8, (200, 30)))
+  bids = np.exp(rng.normal(0, 1, (200, 30)))
+  ads = np.argsort(-bids * quality, axis=-1)[:, :6]
+
+  def allocate(bids):
+    score = bids * quality[:, None]
+    ranked = np.argsort(-score, axis=-1)[..., :6]
+    return np.where(score >= np.take_along_axis(score, ranked[..., 5:], -1), quality[:, None], 0), ranked
+
+  own = np.take_along_axis(bids, ads, -1)
+  grid = regret.own_bid_nodes(np.full(ads.shape, 20.0), 41, spacing="geometric")
+  nodes = np.sort(np.concatenate([grid, own[..., None]], -1), -1)
+  table = regret.counterfactual_table(allocate, bids, ads, nodes, chunk=42)
+  price = mechanisms.slot_threshold_gsp(nodes, regret.own_slot(table.payload, ads), table.x)
+  price = regret.take_node(price, (nodes <= own[..., None]).sum(-1) - 1)
+  score = -np.sort(-bids * quality, axis=-1)
+  want = score[:, 1:7] / np.take_along_axis(quality, ads, -1)
+  assert abs((price / want).mean() - 1) < 0.01 and np.abs(price / want - 1).max() < 0.1
+  assert (price < own).all() and abs((price * want).sum() / (want * want).sum() - 1) < 0.01
+
+
 def test_slot_threshold_stops_at_the_first_loss():
   # Slots by node: kept, lost (worse), kept again: only the connected part counts.
   nodes, slot = np.arange(6.0)[None, None], np.array([[[9, 0, 2, 0, 1, 0]]])
   price = mechanisms.slot_threshold_gsp(nodes, slot, slot < 9)
-  np.testing.assert_allclose(price[0, 0], [0, 1, 1, 3, 3, 5])
+  np.testing.assert_allclose(price[0, 0], [0, 0.5, 0.5, 2.5, 2.5, 4.5])
 
 
 def test_myerson_revenue_is_the_bound_and_beats_vcg():
