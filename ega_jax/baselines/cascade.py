@@ -1,7 +1,8 @@
 """The multi-stage cascade (MCA): recall, pCTR ranking, creative ranking, slots (EGA's baseline; details ours).
 
 MCA-fixed fills fixed ad slots; MCA decides every slot by b * pCTR - slot_price against organic_weight * pCTR; MCA+R
-proposes N_S neighbours of that list and shows the one with the best score(Y) under the same reward model as EGA's.
+proposes N_S neighbours of that list and shows the one with the best score(Y) under the same reward model as EGA's,
+MCA+R-rounds the best neighbour of the best neighbour and so on.
 """
 
 import functools
@@ -53,20 +54,21 @@ class Cascade:
     slots: "greedy", or "fixed": `fixed_ads` slots, spread evenly, hold the ads (a share between two whole numbers is
       met by giving some requests, by their row, one more).
     num_lists: N_S of MCA+R; 0 shows the greedy list.
+    rounds: how often the best list's neighbours are proposed.
     recall_size: ads that reach the ranker; 0: all.
     shared: (ListClicks, Kept ranks) of the same cascade at other ad loads; None: its own.
     options: what a bid is worth to the list score; None: itself.
   """
 
   def __init__(self, name, ranker, params, list_length, *, models=None, slots="greedy", fixed_ads=3.0, num_lists=0,
-               swap_distance=3, recall_size=0, shared=None, options=None):  # fmt: skip
+               rounds=1, swap_distance=3, recall_size=0, shared=None, options=None):  # fmt: skip
     self.name, self.ranker, self.params, self.list_length = name, ranker, params, list_length
     self.settings = {
       "models": models, "slots": slots, "fixed_ads": fixed_ads, "num_lists": num_lists,
-      "swap_distance": swap_distance, "recall_size": recall_size, "options": options or Options(),
+      "rounds": rounds, "swap_distance": swap_distance, "recall_size": recall_size, "options": options or Options(),
       "shared": shared or (ListClicks(models, params), Kept(RANKS)),
     }  # fmt: skip
-    self.models, self.slots, self.fixed_ads, self.num_lists = models, slots, fixed_ads, num_lists
+    self.models, self.slots, self.fixed_ads, self.num_lists, self.rounds = models, slots, fixed_ads, num_lists, rounds
     self.recall_size, (self._clicks, self._ranks) = recall_size, self.settings["shared"]
     self.moves = moves(list_length, num_lists, min(swap_distance, list_length - 1)) if num_lists else None
 
@@ -122,11 +124,11 @@ class Cascade:
     return self._ranks.get(request, lambda: _rank(self.ranker, self.params, request))
 
   def programs(self, batch, bids):
-    """Yields (jitted function, its arguments) of one allocation, scoring N_S different neighbours."""
+    """Yields (jitted function, its arguments) of one allocation, scoring N_S different neighbours a round."""
     request = jax.tree.map(jnp.asarray, Request.from_batch(batch))
     yield functools.partial(_rank, self.ranker), (self.params, request)
     if self.num_lists:
-      items = np.repeat(np.asarray(self.allocate(batch, bids).items[:, :1]), self.num_lists, axis=1)
+      items = np.repeat(np.asarray(self.allocate(batch, bids).items[:, :1]), self.num_lists * self.rounds, axis=1)
       yield from self._clicks.programs(request, items, self._ranked(request)[2])
 
   def _fixed(self, worth, request, valid, batch):
@@ -146,14 +148,16 @@ class Cascade:
     return np.where(slots[:, None], pick(ads, slots), pick(organic, ~slots))
 
   def _rerank(self, batch, bids, items, worth, request, valid, creative):
-    """Returns (items, theta) [B, G, K] of the neighbour with the best score(Y)."""
+    """Returns (items, theta) [B, G, K] of the neighbour with the best score(Y), after all rounds."""
     score = jnp.where(request.is_ad[:, None], worth, -jnp.inf)
     ranks = int(self.moves[:, 2].max()) + 1
-    lists = np.asarray(neighbours(items, score, request.is_ad, valid, jnp.asarray(self.moves), ranks))
-    batch_size, profiles, num, length = lists.shape
-    flat = lists.reshape(batch_size, profiles * num, length)
-    theta = self._clicks(batch, flat, creative)
-    return best_list(lists, theta.reshape(lists.shape), bids, batch["is_ad"], self.objective)
+    for _ in range(self.rounds):
+      lists = np.asarray(neighbours(items, score, request.is_ad, valid, jnp.asarray(self.moves), ranks))
+      batch_size, profiles, num, length = lists.shape
+      flat = lists.reshape(batch_size, profiles * num, length)
+      theta = self._clicks(batch, flat, creative)
+      items, theta = best_list(lists, theta.reshape(lists.shape), bids, batch["is_ad"], self.objective)
+    return items, theta
 
 
 def best_list(lists, theta, bids, is_ad, objective):

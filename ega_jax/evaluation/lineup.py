@@ -74,6 +74,10 @@ def builders(config, finals, world, priced=True):
     system = Cascade(name, recipe.build_ranker(config), params, length, models=models, **settings)
     return with_gsp(name, system, note, knob)
 
+  def searched(rounds):
+    note = f"best of {num_lists} neighbours, {rounds} times over"
+    return cascade("MCA+R-rounds", note, num_lists=num_lists, rounds=rounds)
+
   def cascade_by_ega():
     market = {"organic_weight": finals["policy"]["market"]["organic_weight"]}
     settings = {"num_lists": num_lists, "options": recipe.bid_options(config)}
@@ -123,6 +127,7 @@ def builders(config, finals, world, priced=True):
     "MCA": lambda: cascade("MCA", "slots by b * pCTR"),
     "MCA+R": lambda: cascade("MCA+R", f"best of {num_lists} neighbours by the reward model", num_lists=num_lists),
     "MCA+R-objective": cascade_by_ega,
+    "MCA+R-rounds": lambda: searched(4),
     "GR": lambda: with_gsp("GR", ListGeneration("GR", free("GR")), "bid-free lists, ads ranked by b * pCTR"),
     "GR+R": lambda: with_gsp("GR+R", free("GR+R"), f"best of {num_lists} bid-free lists by the reward model"),
     "EGA": lambda: learned("EGA", "payment", "price", "learned price"),

@@ -14,7 +14,7 @@ def get_config():
   config.policy.exchange_rate = 0.75  # this and the next: BUILD_NOTES.md, "EGA's own objective"
   config.policy.virtual_share = 0.15
   config.pretrain.steps = 500
-  config.systems += ("MCA+R-objective",)
+  config.systems += ("MCA+R-objective", "MCA+R-rounds")
   config.evaluation.requests = 3000
   config.evaluation.fine_load_requests = 1600  # .01 of ad share is .05 of welfare
   config.evaluation.equilibrium_loads = ("equal",)  # what systems are compared at; "fixed" doubles the time of GSP rows

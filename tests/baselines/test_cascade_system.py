@@ -59,9 +59,11 @@ def test_reranking_never_lowers_the_score_of_the_list_it_starts_from():
     rows = zip(slate.items[:, 0], slate.click_probability[:, 0], batch["bid"], batch["is_ad"], strict=True)
     return np.array([score_by_loop(*row, *map(float, system.objective)) for row in rows])
 
-  alone, many = _cascade(num_lists=1), _cascade(num_lists=12)
-  before, after = score(_shown(alone)[0], alone), score(_shown(many)[0], many)
+  alone, many, more = _cascade(num_lists=1), _cascade(num_lists=12), _cascade(num_lists=12, rounds=4).with_knob(0.3)
+  more = more.with_knob(alone.knob)  # at another ad load it has as many rounds
+  before, after, last = (score(_shown(system)[0], system) for system in (alone, many, more))
   assert (after >= before - 1e-6).all() and (after > before + 1e-6).any()
+  assert (last >= after - 1e-6).all() and (last > after + 1e-6).any()
 
 
 def test_list_generation_orders_ads_by_bid_and_needs_bid_free_lists():

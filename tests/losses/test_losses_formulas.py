@@ -27,10 +27,16 @@ def test_legal_codes_share_the_probability():
   np.testing.assert_array_equal(gradient, 0)
 
 
-def test_absent_codes_are_masked():
-  logits = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
-  codes = np.array([[1, -1, 2], [-1, -1, -1]])
-  assert generation.multi_token_loss(logits, codes)[1] == 2
+def test_multi_token_loss_sums_the_codes_that_are_there():
+  logits = np.random.default_rng(0).normal(size=(2, 3, 2, 4)).astype(np.float32)
+  codes = np.array([[[1, 3], [-1, 0], [2, 2]], [[-1, -1], [-1, -1], [0, -1]]])
+  total, weight, _ = generation.multi_token_loss(logits, codes)
+  want = 0.0
+  for place in np.argwhere(codes >= 0):
+    row = logits[tuple(place)].astype(np.float64)
+    want -= row[codes[tuple(place)]] - np.log(np.exp(row).sum())
+  np.testing.assert_allclose(total, want, rtol=1e-5)
+  assert weight == 6
 
 
 def test_sequence_loss_drops_impossible_items():
