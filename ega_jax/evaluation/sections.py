@@ -29,6 +29,7 @@ NEXT_POI_NOTE = (
   "that see the same; validation windows decide how far it follows what training learned. The interval is of the "
   "paired difference, clustered by user."
 )
+DECILE = "pcoc/ad_decile_"
 
 
 def of_results(results):
@@ -51,13 +52,15 @@ def cost(results):
 
 
 def reward(results):
-  """Returns the table of the reward model's click quality beside the true probabilities'; "" without it."""
+  """Returns the tables of the reward model's click quality beside the true probabilities'; "" without it."""
   seeds = [one for one in results.get("reward") or [] if one]
   if not seeds:
     return ""
-  rows = []
+  rows, deciles = [], []
   for name in ("model", "truth"):
     parts = [seed[name] for seed in seeds]
+    keys = sorted((key for key in parts[0] if DECILE in key), key=lambda key: int(key.removeprefix(DECILE)))
+    deciles.append([name, *(cell([part.get(key) for part in parts], "{:.2f}") for key in keys)])
     positions = [value for part in parts for key, value in part.items() if key.startswith("pcoc/position_")]
     row = [cell([part.get(key) for part in parts], form) for key, form in QUALITY.items()]
     rows.append([name, *row, f"{min(positions):.3f} .. {max(positions):.3f}"])
@@ -65,6 +68,7 @@ def reward(results):
   bands = sum(bool(seed["calibrated"]) for seed in seeds)
   return "\n\n".join([
     table(["", *QUALITY, "pcoc by position"], rows),
+    table(["pcoc by decile of the ads' predictions", *(str(i + 1) for i in range(len(deciles[0]) - 1))], deciles),
     f"PCOC in its bands ([.95, 1.05] overall, [.9, 1.1] in every position) in {bands} of {len(seeds)} seeds. "
     f"AUC above the truth's by more than three standard errors, which would be a leak: {leaks}.",
   ])  # fmt: skip

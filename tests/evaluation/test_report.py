@@ -108,6 +108,7 @@ def test_bad_input_is_named(results, tmp_path):
 def quality(auc, pcoc):
   parts = {f"{name}{part}": auc for name in ("auc", "log_loss") for part in ("", "/ads", "/organic")}
   parts |= {f"pcoc{part}": pcoc for part in ("", "/ads", "/organic", "/position_1", "/position_2")}
+  parts |= {f"pcoc/ad_decile_{decile}": pcoc + decile / 10 for decile in (10, 2, 1)}
   return parts
 
 
@@ -120,6 +121,7 @@ def test_sections_beside_the_comparison(results):
   rewards = [reward, reward | {"calibrated": False}]
   text = report.markdown(results | {"systems": systems, "reward": rewards, "next_poi": [{"with_time": poi}, None]})
   assert "| EGA | 1,234,567 ± 0 | 2.00e+09 ± 0.00e+00 | 42.0 ± 2.8 | - | 9 ± 0 |" in text and "| MCA | 1," not in text
+  assert "| model | 1.12 ± 0.00 | 1.22 ± 0.00 | 2.02 ± 0.00 |" in text  # deciles in their order
   assert "1.020 .. 1.020" in text and "[.9, 1.1] in every position) in 1 of 2 seeds. AUC above the truth's" in text
   assert "| with the visit's time | acc@1 | 7 | 0.300 | 0.400 | +0.100 [-0.050, +0.250] |" in text
   assert "without the visit's time" not in text
