@@ -3,8 +3,9 @@
 python -m launch.choose --workdir=DIR[,DIR..] --output=FILE.json [--systems=EGA,MCA+R] [--judge=DIR] [--requests=N]
 Of a run only the stages that its systems need have to be complete: EGA needs all up to `policy`, a cascade `ranker`.
 Every system of every run is brought to the ad share of the logs. Its lists are scored by the judge, a second reward
-model fitted on folds of the logs that nothing else was trained on (stage `judge`), and the choice is cross-checked by
-self-normalised inverse propensity scoring on the exploration share of the logs. The score is that of the market,
+model fitted on folds of the logs that no other model's weights were fitted to (stage `judge`; the reward model's
+calibration, a handful of levels, reads their clicks too, and both read validation's), and the choice is cross-checked
+by self-normalised inverse propensity scoring on the exploration share of the logs. The score is that of the market,
 sum_ads value * pCTR + organic_weight * sum_organic pCTR, whatever objective a system's own lists are chosen by.
 Exit codes: 0; 1 if the run failed; 2 for bad input.
 """
