@@ -46,8 +46,6 @@ def config():
 @functools.cache
 def trained():
   """Returns (workdir, {stage: final params}) of a complete run, as launch.train leaves it."""
-  import jax
-
   from ega_jax.parallel.mesh import make_mesh
   from ega_jax.training import loop
   from ega_jax.training.checkpoint import write_json
@@ -56,11 +54,7 @@ def trained():
   workdir = folder() / "run"
   module = experiment.load(EXPERIMENT)[0]
   options = loop.Options(config=experiment.as_dict(config()), log_every=5)
-  jax.config.update("jax_disable_most_optimizations", True)  # compiling takes most of the time
-  try:
-    finals = loop.run(module.stages(config(), str(workdir)), workdir, make_mesh({"data": 1}), options=options)
-  finally:
-    jax.config.update("jax_disable_most_optimizations", False)
+  finals = loop.run(module.stages(config(), str(workdir)), workdir, make_mesh({"data": 1}), options=options)
   write_json(workdir / "experiment.json", {"experiment": str(EXPERIMENT)})
   return workdir, finals
 
