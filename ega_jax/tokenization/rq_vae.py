@@ -62,14 +62,18 @@ def quantise(latents, codebooks):
 
 
 class _MLP(nn.Module):
-  """Linear layers with SiLU between them; kernel axes alternate between "embed" and "mlp"."""
+  """Linear layers with SiLU between them; widths are "embed" and "mlp" in turn, that of the data has no name: no number
+  of devices need divide it."""
 
   sizes: tuple[int, ...]
+  data: int  # which width is the data's: 0, the input's, or -1, the output's
 
   @nn.compact
   def __call__(self, x):
+    widths = ["mlp" if layer % 2 else "embed" for layer in range(len(self.sizes) + 1)]
+    widths[self.data] = None
     for layer, size in enumerate(self.sizes):
-      axes = ("embed", "mlp") if layer % 2 == 0 else ("mlp", "embed")
+      axes = tuple(widths[layer : layer + 2])
       kernel = nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes)
       bias = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
       x = nn.Dense(size, kernel_init=kernel, bias_init=bias, name=f"layer_{layer}")(x)
@@ -84,8 +88,8 @@ class RQVAE(nn.Module):
 
   def setup(self):
     config = self.config
-    self.encoder = _MLP((*config.hidden, config.latent))
-    self.decoder = _MLP((*reversed(config.hidden), config.input_size))
+    self.encoder = _MLP((*config.hidden, config.latent), data=0)
+    self.decoder = _MLP((*reversed(config.hidden), config.input_size), data=-1)
     shape = (config.levels, config.codebook_size, config.latent)
     codebooks = nn.with_logical_partitioning(nn.initializers.normal(config.latent**-0.5), (None, "vocab", "embed"))
     self.codebooks = self.param("codebooks", codebooks, shape)

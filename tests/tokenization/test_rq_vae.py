@@ -88,8 +88,9 @@ def test_reconstruction_gradient_passes_straight_to_the_encoder_and_not_to_the_c
 
 def test_axis_names_are_logical(boxed):
   assert boxed["codebooks"].names == (None, "vocab", "embed")
-  kernels = boxed["encoder"]["layer_0"]["kernel"], boxed["encoder"]["layer_1"]["kernel"]
-  assert [kernel.names for kernel in kernels] == [("embed", "mlp"), ("mlp", "embed")]
+  names = lambda part: [boxed[part][f"layer_{layer}"]["kernel"].names for layer in range(2)]
+  assert names("encoder") == [(None, "mlp"), ("mlp", "embed")]
+  assert names("decoder") == [("embed", "mlp"), ("mlp", None)]
 
 
 def test_start_uses_every_code_where_random_codebooks_collapse(boxed, started):
