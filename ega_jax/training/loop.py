@@ -203,7 +203,7 @@ def abstract_state(stage, rng, previous, names=None):
     previous: {stage name: params or ShapeDtypeStructs}.
     names: axis names known from earlier stages; used where a leaf has no box of its own.
   """
-  boxed = jax.eval_shape(stage.init, rng, previous)
+  boxed = jax.eval_shape(stage.shapes or stage.init, rng, previous)
   # Not by tracing initial_state: an init may compute constants while it is traced, and once is enough.
   abstract = jax.eval_shape(lambda rng, params: first_state(stage, rng, params), rng, unbox(boxed))
   return abstract, inherited_names(names or {}, abstract.params) | logical_names(boxed)
