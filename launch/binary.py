@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from ega_jax.training.loop import NonFiniteLoss, Preempted
+from ega_jax.training.loop import Preempted
 
 BAD_INPUT, FAILED = 2, 1
 # Of a path that a flag names, mostly.
@@ -56,7 +56,7 @@ def _guarded(main, overrides):
       raise
     logging.debug("bad input", exc_info=True)
     _refuse(error)
-  except (NonFiniteLoss, Preempted) as error:  # anything else is a fault of the program and shows its traceback
+  except (FloatingPointError, Preempted) as error:  # anything else is a fault of the program and shows its traceback
     print(f"failed: {error}", file=sys.stderr)
     return FAILED
 

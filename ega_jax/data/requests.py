@@ -8,6 +8,7 @@ A line is one object:
    "candidates": [{"poi": 5}, {"poi": 7, "is_ad": true, "bid": 1.2, "value_mu": 0.1}, ...]}
 An event's action is "visit", "click" or "conversion"; a click may name its "creative". Organic candidates stand in
 their fixed order and have no bid. A bid is per click; value_mu, the location of the value's lognormal, is 0 if absent.
+Both are bounded by what a model's token weights can hold (Limits).
 """
 
 import dataclasses
@@ -37,6 +38,8 @@ class Limits:
   num_users: int
   creative_poi: np.ndarray  # i32[Q]  whose creative each one is
   list_length: int
+  largest_bid: float = _FLOAT  # whose weight float32 holds
+  value_mu: tuple[float, float] = (-_FLOAT, _FLOAT)  # least and largest, likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +78,11 @@ class _Line:
       self.refuse(field, value, f"a whole number, {low}..{high}")
     return value
 
-  def number(self, field, value, low=-_FLOAT):
-    """Returns a finite float of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= _FLOAT:
-      self.refuse(field, value, "a finite number" + (f", at least {low:g}" if low > -_FLOAT else ""))
+  def number(self, field, value, low=-_FLOAT, high=_FLOAT):
+    """Returns a finite float in low..high."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+      bounds = [f", at least {low:g}"] * (low > -_FLOAT) + [f", at most {high:g}"] * (high < _FLOAT)
+      self.refuse(field, value, "a finite number" + "".join(bounds))
     return float(value)
 
   def many(self, field, value):
@@ -212,8 +216,8 @@ def _advert(check, field, entry):
     check.refuse(f"{field}.is_ad", is_ad, "true or false")
   if is_ad and "bid" not in entry:
     check.refuse(f"{field}.bid", None, "a finite number, at least 0: an ad has a bid")
-  bid = check.number(f"{field}.bid", entry.get("bid", 0.0), 0.0)
-  mu = check.number(f"{field}.value_mu", entry.get("value_mu", 0.0))
+  bid = check.number(f"{field}.bid", entry.get("bid", 0.0), 0.0, check.limits.largest_bid)
+  mu = check.number(f"{field}.value_mu", entry.get("value_mu", 0.0), *(check.limits.value_mu if is_ad else ()))
   for name, value in (("bid", bid), ("value_mu", mu)):
     if value and not is_ad:
       check.refuse(f"{field}.{name}", value, "none for an organic item")

@@ -1,5 +1,6 @@
 """Requests as JSON lines: what is read back, and every refusal names file, line, field and value."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -115,6 +116,18 @@ def test_refusals_name_file_line_field_and_value(tmp_path, changes, message):
   with pytest.raises(ValueError, match=message) as error:
     _read(tmp_path, _line(), _line(**changes))
   assert f"{tmp_path / 'asked.jsonl'}, line 2: " in str(error.value)
+
+
+def test_bids_and_values_beyond_what_a_model_holds_are_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(f"{__name__}.LIMITS", dataclasses.replace(LIMITS, largest_bid=1e10, value_mu=(-9.5, 9.5)))
+  _read(tmp_path, _line(**_with(0, bid=1e10, value_mu=9.5)))
+  for change, message in (
+    ({"bid": 1.1e10}, r"line 1: candidates\[0\].bid is 1.*; allowed: a finite number, at least 0, at most 1e\+10"),
+    ({"value_mu": 200}, r"candidates\[0\].value_mu is 200; allowed: a finite number, at least -9.5, at most 9.5"),
+    ({"value_mu": -200}, r"candidates\[0\].value_mu is -200"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      _read(tmp_path, _line(**_with(0, **change)))
 
 
 def test_truncated_empty_and_foreign_files(tmp_path):
