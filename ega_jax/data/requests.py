@@ -28,6 +28,7 @@ _FIELDS = {
   "candidate": ({"poi"}, {"is_ad", "bid", "value_mu"}),
 }  # kind of object: (fields it must have, fields it may have)
 _FLOAT = 3e38  # largest number taken: columns are float32
+_FAR = 1e6  # kilometres: squares of distances must be float32 too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ def read_requests(path, limits) -> Requests:
   Raises:
     ValueError: naming file, line, field, value and what is allowed, for anything that a model cannot be given.
   """
-  with open(path, encoding="utf-8") as file:
+  with open(path, encoding="utf-8-sig") as file:
     try:
       lines = [(number, text) for number, text in enumerate(file, 1) if text.strip()]
     except UnicodeDecodeError as error:
@@ -121,7 +122,7 @@ def _request(where, number, text, limits):
   check = _Line(where, limits)
   try:
     found = json.loads(text)
-  except json.JSONDecodeError as error:
+  except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, brackets in brackets
     raise ValueError(f"{where}: not JSON, or truncated ({error}); allowed: one JSON object") from error
   check.fields("request", found, "request")
   place = check.many("place", found["place"])
@@ -129,7 +130,7 @@ def _request(where, number, text, limits):
     check.refuse("place", place, "two numbers, kilometres")
   rows = {
     "user": np.int32(check.whole("user", found["user"], 0, limits.num_users - 1)),
-    "place": np.array([check.number(f"place[{i}]", x) for i, x in enumerate(place)], np.float32),
+    "place": np.array([check.number(f"place[{i}]", x, -_FAR, _FAR) for i, x in enumerate(place)], np.float32),
     "hour": np.int32(check.whole("hour", found["hour"], 0, 167)),
   }
   rows |= _history(check, check.many("history", found.get("history", [])))

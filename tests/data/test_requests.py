@@ -97,6 +97,7 @@ BAD = [
   ({"user": None}, r"request\.user is null"),
   ({"place": [1.0]}, r"place is \[1\.0\]; allowed: two numbers"),
   ({"place": [1.0, float("nan")]}, r"place\[1\] is NaN"),
+  ({"place": [0, -1e30]}, r"place\[1\] is -1e\+30; allowed: a finite number, at least -1e\+06, at most 1e\+06"),
   ({"hour": 168}, r"hour is 168; allowed: a whole number, 0\.\.167"),
   ({"weather": "dry"}, r"request\.weather is \"dry\"; allowed: no such field"),
   ({"id": [1]}, r"id is \[1\]"),
@@ -128,6 +129,16 @@ def test_bids_and_values_beyond_what_a_model_holds_are_refused(tmp_path, monkeyp
   ):
     with pytest.raises(ValueError, match=message):
       _read(tmp_path, _line(**_with(0, **change)))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"user": ' + "9" * 5000 + "}"])
+def test_what_json_cannot_hold_names_file_and_line(tmp_path, text):
+  with pytest.raises(ValueError, match="asked.jsonl, line 2: not JSON, or truncated"):
+    _read(tmp_path, _line(), text)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_request(tmp_path):
+  assert _read(tmp_path, "\ufeff" + json.dumps(_line(id="a"))).ids == ["a"]
 
 
 def test_truncated_empty_and_foreign_files(tmp_path):
