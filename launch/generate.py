@@ -50,6 +50,7 @@ def main(overrides):
     raise ValueError(f"{overrides[0]!r} is unknown here: the config is the run's own")
   if values.payment not in PAYMENTS:
     raise ValueError(f"--payment={values.payment}; allowed: {', '.join(PAYMENTS)}")
+  binary.check_output(values.output)
   config, finals = load_run(values.workdir, PAYMENTS[values.payment])
   market = finals[PAYMENTS[values.payment][0]]["market"]
   requests = read_requests(values.requests, limits_of(config, market))

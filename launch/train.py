@@ -45,6 +45,8 @@ def main(overrides):
   if values.workdir is None and not values.dry_run:
     raise ValueError("--workdir is missing; allowed: a folder")
   _join(values)
+  if not jax.process_index():
+    binary.check_output(values.output)
   module, config = experiment.load(values.experiment, overrides)
   settings = experiment.as_dict(config)
   mesh = make_mesh(parse_mesh(values.mesh) or dict(config.get("mesh", {})))
