@@ -46,6 +46,7 @@ def main(overrides):
   values = flags.FLAGS
   if overrides:
     raise ValueError(f"argument {overrides[0]!r} is unknown")
+  binary.check_output(values.output)
   names = [name.strip() for name in values.mechanisms.split(",") if name.strip()]
   check(names, values.num_samples, values.reserve)
   market = market_lib.read(values.market)

@@ -1,15 +1,18 @@
 """What the binaries share: flags, exit codes and reports."""
 
+import errno
 import json
+import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
 from absl import app, flags, logging
 
-from ega_jax.training.loop import NonFiniteLoss, Preempted
+from ega_jax.training.loop import Preempted
 
 BAD_INPUT, FAILED = 2, 1
 # Of a path that a flag names, mostly.
@@ -56,7 +59,7 @@ def _guarded(main, overrides):
       raise
     logging.debug("bad input", exc_info=True)
     _refuse(error)
-  except (NonFiniteLoss, Preempted) as error:  # anything else is a fault of the program and shows its traceback
+  except (FloatingPointError, Preempted) as error:  # anything else is a fault of the program and shows its traceback
     print(f"failed: {error}", file=sys.stderr)
     return FAILED
 
@@ -81,6 +84,29 @@ def provenance():
   program = Path(sys.argv[0])
   command = ["python", "-m", f"launch.{program.stem}"] if program.resolve().parent == here else [sys.argv[0]]
   return {"command": shlex.join([*command, *sys.argv[1:]]), "commit": commit}
+
+
+def check_output(path, folder=False):
+  """Raises ValueError unless --output=`path`, a file or a `folder`, can be written; no path is none to write.
+
+  Tries it in the nearest folder that exists and leaves nothing there: hours of work must not end at a wrong path.
+  """
+  if not path:
+    return
+  path = Path(path)
+  if path.exists() and path.is_dir() != folder:
+    kinds = ("a file", "a folder") if folder else ("a folder", "a file")
+    raise ValueError(f"--output={path} is {kinds[0]}; allowed: {kinds[1]}")
+  where = path.absolute() if folder else path.absolute().parent
+  while not where.exists():
+    where = where.parent
+  try:
+    tempfile.TemporaryFile(dir=where).close()
+    if path.is_file() and not os.access(path, os.W_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+  except OSError as error:
+    reason = error.strerror or error
+    raise ValueError(f"--output={path}: {where} takes no file ({reason}); allowed: where one can write") from error
 
 
 def write_report(path, report):

@@ -2,18 +2,39 @@
 # EGA and its baselines on a city's check-ins, from one command: data, seeds of training, their evaluation, one report.
 # Usage: bash launch/checkins.sh CITY [--config.a.b=value ...]; the same command goes on with what a killed one left.
 # RUN: folder of all results (runs/checkins). SEEDS: of training ("0 1 2"). MARKETPLACE: seed of what is drawn over the
-# visits (1). EXPERIMENT: a config (experiments/ega_checkins/config.py). JOBS: seeds at once, a core each (2).
+# visits (1). PREPARE: more arguments of launch.prepare_data, such as "--num_organic=20" for a small city (none).
+# EXPERIMENT: a config (experiments/ega_checkins/config.py). JOBS: seeds at once, a core each (2).
+# RUN/data_of.txt keeps what the data were made of; another CITY, MARKETPLACE or PREPARE needs another RUN: exit code 2.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ $# -ge 1 ] || { sed -n 's/^# Usage: //p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+refuse() { echo "bad input: $*" >&2; exit 2; }
+[ -d "$1" ] || refuse "CITY is $1; allowed: a folder with checkins.tsv and pois.tsv"
 city=$(realpath "$1")
 shift
+cd "$root"
+export run=${RUN:-runs/checkins} experiment=${EXPERIMENT:-experiments/ega_checkins/config.py}
+data_of() { # one line per input file and setting
+  (cd "$city" && for name in checkins.tsv pois.tsv category_embeddings.npy windows_{train,val,test}.csv; do
+    [ ! -f "$name" ] || sha256sum "$name" || exit
+  done) || return
+  echo "MARKETPLACE=${MARKETPLACE:-1}"
+  echo "PREPARE=${PREPARE:-}"
+}
+now=$(data_of)
+if [ -f "$run/data/schema.json" ]; then # the data are there: are they these?
+  [ -f "$run/data_of.txt" ] ||
+    refuse "RUN is $run: no data_of.txt says what its data were made of; allowed: another RUN"
+  changed=$(diff "$run/data_of.txt" - <<< "$now") ||
+    refuse "RUN is $run, of another CITY, MARKETPLACE or PREPARE (< there, > now); allowed: another RUN"$'\n'"$changed"
+fi
 source "$root/launch/environment.sh"
 source "$root/launch/cpu.sh"
-cd "$root"
-export python run=${RUN:-runs/checkins} experiment=${EXPERIMENT:-experiments/ega_checkins/config.py}
+export python
 if [ ! -f "$run/data/schema.json" ]; then
-  "$python" -m launch.prepare_data --source=checkins --input="$city" --output="$run/data" --seed="${MARKETPLACE:-1}"
+  "$python" -m launch.prepare_data --source=checkins --input="$city" --output="$run/data" --seed="${MARKETPLACE:-1}" \
+    ${PREPARE:-}
+  echo "$now" > "$run/data_of.txt"
 fi
 one_seed() { # seed [overrides]; SLOT counts the seeds that run at once
   local seed=$1 pinned=() started=$SECONDS

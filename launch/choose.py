@@ -38,6 +38,7 @@ def main(overrides):
   if overrides:
     raise ValueError(f"{overrides[0]}: allowed: none, the config is the run's own")
   values = flags.FLAGS
+  binary.check_output(values.output)
   options = {}
   config, finals = load_run(values.judge or values.workdir[0], partial=True)
   data, chunk = config.data, config.evaluation.chunk

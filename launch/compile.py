@@ -50,6 +50,7 @@ def define_flags():
 def main(overrides):
   """Returns the exit code."""
   values = flags.FLAGS
+  binary.check_output(values.output)
   devices = topology_devices(values.topology)
   module, config = experiment.load(values.experiment, overrides)
   if not hasattr(module, "batch_shapes"):

@@ -32,6 +32,7 @@ def main(overrides):
     if not argument.startswith(("--config.evaluation.", "--config.systems=")):
       raise ValueError(f"{argument}: the config is the run's own; allowed: --config.evaluation.KEY, --config.systems")
   values = flags.FLAGS
+  binary.check_output(values.output)
   folders = [str(Path(workdir) / "evaluation") for workdir in values.workdir]
   for workdir, folder in zip(values.workdir, folders, strict=True):
     if not values.report_only:

@@ -4,9 +4,13 @@ import json
 import os
 from pathlib import Path
 
+import jax
+
 from ega_jax.data import records
 from ega_jax.parallel.mesh import make_mesh
-from ega_jax.training.checkpoint import check_same, final_exists, flat, load_final
+from ega_jax.parallel.partition import unbox
+from ega_jax.training.checkpoint import check_same, final_exists, final_shapes, first_difference, flat, load_final
+from ega_jax.training.structure import shapes
 from launch import experiment
 
 
@@ -28,7 +32,7 @@ def load_run(workdir, needed=(), *, partial=False):
   """Returns (config, {stage: final params}) of a workdir.
 
   Args: needed: names of stages; the default is all of the experiment. partial: those that are complete, as Finals.
-  Raises: ValueError if one of them is not complete, or the folder is not a run.
+  Raises: ValueError if one of them is not complete, damaged or of another config, or the folder is not a run.
   """
   workdir = Path(workdir)
   for name in ("experiment.json", "config.json"):
@@ -44,7 +48,8 @@ def load_run(workdir, needed=(), *, partial=False):
     raise ValueError(f"{workdir}/config.json has no {new[0]!r}: {path} was changed since; allowed: the older code")
   if (workdir / "data.json").is_file():  # runs of older code have none, and what they read cannot be known
     check_data(workdir, config)
-  names = [stage.name for stage in module.stages(config, str(workdir))]
+  stages = module.stages(config, str(workdir))
+  names = [stage.name for stage in stages]
   absent = [name for name in needed if name not in names]
   if absent:
     raise ValueError(f"--workdir={workdir}: its experiment {path} has no stage {absent[0]!r}; has: {', '.join(names)}")
@@ -53,9 +58,30 @@ def load_run(workdir, needed=(), *, partial=False):
   missing = [name for name in needed or names if not final_exists(workdir / name)]
   if missing:
     raise ValueError(f"--workdir={workdir}: stages {', '.join(missing)} are not complete; run launch.train to its end")
+  check_shapes(workdir, stages, needed or names)
   mesh = make_mesh({"data": -1})
   found = {name: load_final(workdir / name, mesh)[0] for name in needed or names}
   return config, Finals(workdir, found, names) if partial else found
+
+
+def check_shapes(workdir, stages, needed):
+  """Raises ValueError where the parameters of a stage of `needed` are not those of the config's modules: its name, the
+  path of the first one, both shapes. Reads no parameters and compiles nothing.
+  """
+  rng, previous = jax.eval_shape(lambda: jax.random.key(0)), {}
+  for stage in stages[: max(at + 1 for at, stage in enumerate(stages) if stage.name in needed)]:
+    params = unbox(jax.eval_shape(stage.shapes or stage.init, rng, dict(previous)))
+    if final_exists(workdir / stage.name):
+      stored = final_shapes(workdir / stage.name)[0]
+      made = {name: stored[name] for name in stored.keys() - params.keys()}  # by the stage's finish
+      params = params | made
+      if stage.name in needed and (found := first_difference(shapes(stored), shapes(params))):
+        path, there, here = found
+        raise ValueError(
+          f"{workdir / stage.name}: {path} is {there}, and {here} by {workdir / 'config.json'}; allowed: the config "
+          "that the stage was trained with"
+        )
+    previous[stage.name] = params
 
 
 def _read(path):

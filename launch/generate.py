@@ -14,6 +14,7 @@ All requests are checked before anything runs. Exit codes: 0; 1 if the run faile
 """
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -49,8 +50,10 @@ def main(overrides):
     raise ValueError(f"{overrides[0]!r} is unknown here: the config is the run's own")
   if values.payment not in PAYMENTS:
     raise ValueError(f"--payment={values.payment}; allowed: {', '.join(PAYMENTS)}")
+  binary.check_output(values.output)
   config, finals = load_run(values.workdir, PAYMENTS[values.payment])
-  requests = read_requests(values.requests, limits_of(config))
+  market = finals[PAYMENTS[values.payment][0]]["market"]
+  requests = read_requests(values.requests, limits_of(config, market))
   system, rule = served(config, finals, values.payment)
   lines = answers(system, rule, requests, values.batch_size)
   Path(values.output).parent.mkdir(parents=True, exist_ok=True)
@@ -61,10 +64,18 @@ def main(overrides):
   return 0
 
 
-def limits_of(config) -> Limits:
-  """Returns what requests the models of a run can be given."""
+def limits_of(config, market) -> Limits:
+  """Returns what requests the models of a run can be given, at the constants of its `market`."""
+  from ega_jax.decoding.constraints import largest_bid
+  from ega_jax.stages import recipe
+  from ega_jax.systems import generation, pricing
+
   catalog, users = read_catalog(config.data), read_schema(config.data)["sizes"]["users"]
-  return Limits(len(catalog.poi_place), users, np.asarray(catalog.creative_poi), config.list_length)
+  most, scale = largest_bid(generation.in_market(recipe.list_config(config), market)), float(market["bid_scale"])
+  # Payments try own bids as high as the nodes of a value's distribution, and as low likewise.
+  reach = math.log(most / scale / pricing.value_nodes(np.zeros(()), config.value_sigma, 3)[-1])
+  mu = (math.log(scale) - reach, math.log(scale) + reach)
+  return Limits(len(catalog.poi_place), users, np.asarray(catalog.creative_poi), config.list_length, most, mu)
 
 
 def served(config, finals, payment):
@@ -102,12 +113,17 @@ def answers(system, rule, requests, batch_size):
 
 
 def answer(requests, number, batch, row, slate, price, z):
-  """Returns the answer to request `number`, which is row `row` of a batch."""
+  """Returns the answer to request `number`, which is row `row` of a batch.
+
+  Raises: FloatingPointError: no list was found, or a number is not finite: candidates were there.
+  """
   items = np.asarray(slate.items)[row, 0]
   shown = items[items >= 0]
   kept = lambda values: np.asarray(values)[items >= 0]
   pctr = kept(slate.click_probability[row, 0]).astype(float)
-  paid = kept(price).astype(float)
+  paid, probability = kept(price).astype(float), kept(z).astype(float)
+  if not len(shown) or not np.isfinite([pctr, paid, probability]).all():
+    raise FloatingPointError(f"request {requests.ids[number]!r}: its numbers lead beyond what float32 holds; no answer")
   return {
     "id": requests.ids[number],
     "items": batch["candidates"][row][shown].tolist(),
@@ -115,7 +131,7 @@ def answer(requests, number, batch, row, slate, price, z):
     "creatives": kept(slate.creatives[row, 0]).tolist(),
     "is_ad": batch["is_ad"][row][shown].tolist(),
     "pctr": pctr.tolist(),
-    "z": kept(z).astype(float).tolist(),
+    "z": probability.tolist(),
     "payments": paid.tolist(),
     "expected_payment": float((pctr * paid).sum()),
   }

@@ -53,6 +53,7 @@ def prepare(output):
   """Writes the prepared directory that the flags ask for. Raises ValueError on bad input."""
   start = time.time()
   config = _config()
+  binary.check_output(output, folder=True)
   _refuse_foreign(output)
   market, city = _marketplace(config)
   _say(start, f"marketplace: {len(market.requests['row'])} requests, cut at {np.datetime64(market.cut_time, 'm')}")
@@ -105,8 +106,6 @@ def _config():
 
 def _refuse_foreign(output):
   """Raises ValueError if a folder holds anything that this program did not write."""
-  if os.path.exists(output) and not os.path.isdir(output):
-    raise ValueError(f"--output={output} is not a folder")
   foreign = sorted(set(os.listdir(output)) - _FILES) if os.path.isdir(output) else []
   if foreign:
     raise ValueError(f"--output={output} holds {foreign[0]!r}, which this program did not write; name a new folder")

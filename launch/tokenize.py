@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from launch.binary import FILE_ERRORS
+from launch.binary import FILE_ERRORS, check_output
 
 METHODS = ("rq_kmeans", "rq_vae")
 
@@ -67,8 +67,7 @@ def check_flags(options):
       raise ValueError(f"--{name}: {options[name]} is not allowed, expected 0 or more")
   if not (0 < options["learning_rate"] < float("inf")):
     raise ValueError(f"--learning_rate: {options['learning_rate']} is not allowed, expected a positive number")
-  if Path(options["output"]).is_file():
-    raise ValueError(f"--output: {options['output']} is a file, expected a folder")
+  check_output(options["output"], folder=True)
 
 
 def rq_vae_stages(module, embeddings, options):

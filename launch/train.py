@@ -45,17 +45,20 @@ def main(overrides):
   if values.workdir is None and not values.dry_run:
     raise ValueError("--workdir is missing; allowed: a folder")
   _join(values)
+  if not jax.process_index():
+    binary.check_output(values.output)
   module, config = experiment.load(values.experiment, overrides)
   settings = experiment.as_dict(config)
-  if not values.dry_run:
-    check_same(Path(values.workdir) / "config.json", settings)
-    check_data(Path(values.workdir), config)
   mesh = make_mesh(parse_mesh(values.mesh) or dict(config.get("mesh", {})))
   stages = module.stages(config, values.workdir)
   only = experiment.selected(stages, values.stages)
   if values.dry_run:
     reports = [_describe(*entry, mesh) for entry in experiment.abstract_stages(stages)]
   else:
+    loop.last_stage(stages, only, values.workdir)
+    # Last of the checks, as they write what they compare: a refused command must not bind the workdir to its config.
+    check_same(Path(values.workdir) / "config.json", settings)
+    check_data(Path(values.workdir), config)
     reports = _train(stages, only, config, mesh)
   if not jax.process_index():
     report = {"experiment": values.experiment, "seed": config.get("seed", 0), "devices": mesh.size, "config": settings}

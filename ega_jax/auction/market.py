@@ -15,6 +15,8 @@ from ega_jax.auction import values as values_lib
 
 _FIELDS = {"name", "slots", "quality", "position", "similarity", "externality", "values", "bids"}
 _MAX_LISTS = 200_000
+# A click probability ends at 1, and money long before float64; far beyond, sums and ratios of prices are no numbers.
+_MAX_CLICKS, _MAX_MONEY = 1e6, 1e100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,8 @@ def from_dict(spec):
 
   Raises:
     ValueError: naming the field, the value and what is allowed: unknown or missing fields, sizes that do not fit, NaN,
-      negative or infinite numbers (bids, qualities), qualities above 1, an unknown distribution, too many lists.
+      negative or infinite numbers (bids, qualities), qualities above 1, an unknown distribution, too many lists,
+      numbers so large that prices would not be finite.
   """
   if not isinstance(spec, dict):
     _fail("file", type(spec).__name__, "a JSON object")
@@ -89,7 +92,7 @@ def from_dict(spec):
     name=str(spec.get("name", "market")), slots=slots, quality=quality, position=position, similarity=similarity,
     distributions=_distributions(spec["values"], num_ads), bids=bids, **_externality(spec),
   )
-  _check_lists(market)
+  _check_sizes(market)
   return market
 
 
@@ -118,19 +121,28 @@ def _distributions(spec, num_ads):
     raise ValueError(f"market: {error}") from None
 
 
-def _check_lists(market):
+def _check_sizes(market):
   lengths = range(min(market.slots, market.num_ads) + 1)
   count = sum(math.perm(market.num_ads, k) for k in lengths)
   if count > _MAX_LISTS:
     _fail("slots", market.slots, f"small enough for at most {_MAX_LISTS} ordered lists ({count} here)")
+  with np.errstate(over="ignore", invalid="ignore"):
+    largest = click_probabilities(market, ordered_lists(market.num_ads, market.slots)).max()
+    money = [distribution.quantile(np.array([1 - 1e-12])).max() for distribution in market.distributions]
+  if not largest <= _MAX_CLICKS:
+    _fail("largest click probability of position and externality", float(largest), f"at most {_MAX_CLICKS:g}")
+  if not max(money) <= _MAX_MONEY:
+    _fail("largest of values", float(max(money)), f"at most {_MAX_MONEY:g}")
+  if market.bids is not None and not market.bids.max(initial=0.0) <= _MAX_MONEY:
+    _fail("largest of bids", float(market.bids.max()), f"at most {_MAX_MONEY:g}")
 
 
 def read(path):
   """Returns the Market of a JSON file; ValueError names the file and what is wrong in it."""
   try:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
       spec = json.load(file)
-  except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise ValueError(f"{path}: not a readable JSON market: {error}") from None
   try:
     return from_dict(spec)

@@ -6,6 +6,7 @@
   windows_{train,val,test}.csv  Uid, Pids, Times, Target, Target_time            optional: the public next-POI split
 
 POI ids are arbitrary integers and user ids arbitrary words. Inside, both become positions.
+Every text file is UTF-8 and ends with a newline.
 """
 
 import dataclasses
@@ -13,7 +14,6 @@ import os
 import re
 
 import numpy as np
-from absl import logging
 
 KM_PER_DEGREE = 111.195  # of latitude, on a sphere of radius 6371 km
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?")
@@ -120,19 +120,27 @@ def _read_embedding(path, num_pois):
 
 
 def read_lines(path):
-  """Returns the lines of a text file. Raises ValueError when it is missing, empty or not text."""
+  """Returns the lines of a text file, without blank ones at its end or a byte-order mark.
+
+  Raises:
+    ValueError: it is missing, empty, not text, or does not end with a newline: cut files are like that.
+  """
   if not os.path.isfile(path):
     raise ValueError(f"{path}: no such file")
   try:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
       text = file.read()
   except UnicodeDecodeError as error:
     raise ValueError(f"{path}: not UTF-8 text ({error})") from error
   if not text.strip():
     raise ValueError(f"{path}: the file is empty; a header line is needed")
   if not text.endswith("\n"):
-    logging.warning("%s: the last line does not end with a newline; was the file cut off?", path)
-  return text.removesuffix("\n").split("\n")
+    found = "the last line does not end with a newline, so the file may be truncated"
+    raise ValueError(f"{path}: {found}; end it with a newline if it is complete")
+  lines = text.removesuffix("\n").split("\n")
+  while not lines[-1].strip():
+    lines.pop()
+  return lines
 
 
 def column_positions(path, header, required):

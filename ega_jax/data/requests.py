@@ -8,6 +8,7 @@ A line is one object:
    "candidates": [{"poi": 5}, {"poi": 7, "is_ad": true, "bid": 1.2, "value_mu": 0.1}, ...]}
 An event's action is "visit", "click" or "conversion"; a click may name its "creative". Organic candidates stand in
 their fixed order and have no bid. A bid is per click; value_mu, the location of the value's lognormal, is 0 if absent.
+Both are bounded by what a model's token weights can hold (Limits).
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ _FIELDS = {
   "candidate": ({"poi"}, {"is_ad", "bid", "value_mu"}),
 }  # kind of object: (fields it must have, fields it may have)
 _FLOAT = 3e38  # largest number taken: columns are float32
+_FAR = 1e6  # kilometres: squares of distances must be float32 too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Limits:
   num_users: int
   creative_poi: np.ndarray  # i32[Q]  whose creative each one is
   list_length: int
+  largest_bid: float = _FLOAT  # whose weight float32 holds
+  value_mu: tuple[float, float] = (-_FLOAT, _FLOAT)  # least and largest, likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +79,11 @@ class _Line:
       self.refuse(field, value, f"a whole number, {low}..{high}")
     return value
 
-  def number(self, field, value, low=-_FLOAT):
-    """Returns a finite float of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= _FLOAT:
-      self.refuse(field, value, "a finite number" + (f", at least {low:g}" if low > -_FLOAT else ""))
+  def number(self, field, value, low=-_FLOAT, high=_FLOAT):
+    """Returns a finite float in low..high."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+      bounds = [f", at least {low:g}"] * (low > -_FLOAT) + [f", at most {high:g}"] * (high < _FLOAT)
+      self.refuse(field, value, "a finite number" + "".join(bounds))
     return float(value)
 
   def many(self, field, value):
@@ -98,7 +103,7 @@ def read_requests(path, limits) -> Requests:
   Raises:
     ValueError: naming file, line, field, value and what is allowed, for anything that a model cannot be given.
   """
-  with open(path, encoding="utf-8") as file:
+  with open(path, encoding="utf-8-sig") as file:
     try:
       lines = [(number, text) for number, text in enumerate(file, 1) if text.strip()]
     except UnicodeDecodeError as error:
@@ -117,7 +122,7 @@ def _request(where, number, text, limits):
   check = _Line(where, limits)
   try:
     found = json.loads(text)
-  except json.JSONDecodeError as error:
+  except (ValueError, RecursionError) as error:  # no JSON, a number of thousands of digits, brackets in brackets
     raise ValueError(f"{where}: not JSON, or truncated ({error}); allowed: one JSON object") from error
   check.fields("request", found, "request")
   place = check.many("place", found["place"])
@@ -125,7 +130,7 @@ def _request(where, number, text, limits):
     check.refuse("place", place, "two numbers, kilometres")
   rows = {
     "user": np.int32(check.whole("user", found["user"], 0, limits.num_users - 1)),
-    "place": np.array([check.number(f"place[{i}]", x) for i, x in enumerate(place)], np.float32),
+    "place": np.array([check.number(f"place[{i}]", x, -_FAR, _FAR) for i, x in enumerate(place)], np.float32),
     "hour": np.int32(check.whole("hour", found["hour"], 0, 167)),
   }
   rows |= _history(check, check.many("history", found.get("history", [])))
@@ -212,8 +217,8 @@ def _advert(check, field, entry):
     check.refuse(f"{field}.is_ad", is_ad, "true or false")
   if is_ad and "bid" not in entry:
     check.refuse(f"{field}.bid", None, "a finite number, at least 0: an ad has a bid")
-  bid = check.number(f"{field}.bid", entry.get("bid", 0.0), 0.0)
-  mu = check.number(f"{field}.value_mu", entry.get("value_mu", 0.0))
+  bid = check.number(f"{field}.bid", entry.get("bid", 0.0), 0.0, check.limits.largest_bid)
+  mu = check.number(f"{field}.value_mu", entry.get("value_mu", 0.0), *(check.limits.value_mu if is_ad else ()))
   for name, value in (("bid", bid), ("value_mu", mu)):
     if value and not is_ad:
       check.refuse(f"{field}.{name}", value, "none for an organic item")

@@ -71,10 +71,10 @@ def _parse_list(path, row, name, text):
   """Returns the list written in a field, JSON or Python."""
   try:
     values = json.loads(text)
-  except json.JSONDecodeError:
+  except (ValueError, RecursionError):
     try:
       values = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of brackets in brackets
       values = None
   if not isinstance(values, list):
     raise ValueError(f"{path}, line {row + 2}: {name} is {text[:40]!r}, a list [..] is needed")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 _FLOOR = -60.0  # a prior further below the request's best counts as this far: no legal token underflows
 _BLOCK = 120  # ranks told apart by one float32 exponent range, four apart each
+_LARGEST = 1e30  # of (bid / bid_scale)^alpha: float32 ends at 3e38, and weights are summed over candidates
 _SMALLEST = 1e-30  # least token weight: beta = 0 and bid 0 make a token improbable, not illegal
 
 
@@ -85,6 +86,11 @@ def bid_power(bids, config):
   """Returns (max(bid, 0) / bid_scale)^alpha, with a finite gradient at 0."""
   positive = bids > 0
   return jnp.where(positive, jnp.exp(config.alpha * jnp.log(jnp.where(positive, bids, 1.0) / config.bid_scale)), 0.0)
+
+
+def largest_bid(config) -> float:
+  """Returns the bid up to which weights are told apart: beyond it they overflow, and no token is legal any more."""
+  return float(config.bid_scale) * _LARGEST ** (1 / max(float(config.alpha), 1.0))
 
 
 def _item_beta(table, config):

@@ -16,6 +16,7 @@ from ega_jax.stages.defaults import EQUILIBRIUM_LOADS, SYSTEMS
 from ega_jax.stages.payment import payment_stage
 from ega_jax.stages.policy import policy_stage
 from ega_jax.stages.pretrain import pretrain_stage
+from ega_jax.stages.ranges import check_ranges
 from ega_jax.stages.ranker import ranker_stage
 from ega_jax.stages.reward import reward_stage
 from ega_jax.stages.tokenizer import tokenizer_stage
@@ -53,13 +54,13 @@ def check_pages(config):
 
 def check_settings(config):
   """Raises ValueError for what would be refused only after hours of training."""
+  check_ranges(config)
   checks = [(f"systems has {name!r}", name in SYSTEMS, ", ".join(SYSTEMS)) for name in config.systems]
   checks += [
     (f"evaluation.equilibrium_loads has {load!r}", load in EQUILIBRIUM_LOADS, ", ".join(EQUILIBRIUM_LOADS))
     for load in config.evaluation.equilibrium_loads
   ]
   chunk, folds, least = config.evaluation.chunk, config.reward.held_back_folds, int(config.judge)
-  checks.append((f"evaluation.chunk is {chunk}", chunk >= 1, "1 or more"))
   requests = config.payment.requests
   checks.append((f"payment.requests is {requests}", requests >= chunk, f"{chunk} or more, evaluation.chunk"))
   checks.append((f"reward.held_back_folds is {folds}", least <= folds <= 9, f"{least} to 9 with judge={config.judge}"))

@@ -36,6 +36,7 @@ def tokenizer_stage(config, process=(0, 1)) -> Stage:
   method "rq_vae" trains one RQ-VAE for POIs and one for creatives together; "rq_kmeans" trains nothing.
 
   Args: config: the experiment's config; process: (index, count) of this process.
+  Raises: ValueError: an unknown method, or more codes than there are POIs or creatives.
   """
   tokens = config.tokenizer
   catalog = read_catalog(config.data)
@@ -45,15 +46,23 @@ def tokenizer_stage(config, process=(0, 1)) -> Stage:
   trains = tokens.method == "rq_vae"
   if tokens.method not in ("rq_vae", "rq_kmeans"):
     raise ValueError(f"config.tokenizer.method is {tokens.method!r}; allowed: 'rq_vae', 'rq_kmeans'")
+  for key, name in (("codebook_size", "poi"), ("creative_codebook_size", "creative")):
+    if not 1 <= tokens[key] <= len(inputs[name]):
+      raise ValueError(f"config.tokenizer.{key} is {tokens[key]}; allowed: 1 to {len(inputs[name])}, one a {name}")
+
+  def shapes(rng, previous):
+    del previous
+    params = {"catalog": jax.tree.map(jnp.asarray, catalog), "ids": unassigned_ids(catalog, tokens.levels)}
+    fresh = {name: module.init(rng, inputs[name][:2])["params"] for name, module in modules.items() if trains}
+    return params | fresh
 
   def init(rng, previous):
-    del rng, previous
-    params = {"catalog": jax.tree.map(jnp.asarray, catalog), "ids": unassigned_ids(catalog, tokens.levels)}
-    for name, module in modules.items() if trains else ():
-      # The k-means start runs on the host, of data that are constants: now, also while init is being traced.
-      with jax.ensure_compile_time_eval():
-        fresh = module.init(jax.random.key(config.seed), inputs[name][:2])["params"]
-        params[name] = rq_vae.init_codebooks_by_kmeans(module, fresh, inputs[name], config.seed)
+    del rng
+    # The k-means start runs on the host, of data that are constants: now, also while init is being traced.
+    with jax.ensure_compile_time_eval():
+      params = shapes(jax.random.key(config.seed), previous)
+      for name, module in modules.items() if trains else ():
+        params[name] = rq_vae.init_codebooks_by_kmeans(module, params[name], inputs[name], config.seed)
     return params
 
   def loss(params, batch, rng):
@@ -86,6 +95,7 @@ def tokenizer_stage(config, process=(0, 1)) -> Stage:
     num_steps=tokens.steps if trains else 0,
     finish=finish,
     evaluate=lambda params: describe(params["ids"], inputs, tokens),
+    shapes=shapes,
   )
 
 

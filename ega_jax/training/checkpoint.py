@@ -152,6 +152,19 @@ def save_final(directory, params, names):
     checkpointer.save(directory / "final", nested(params))
 
 
+def final_shapes(directory):
+  """Returns (params as ShapeDtypeStructs, names) of the complete stage in `directory`.
+
+  Raises:
+    ValueError: final.json is damaged.
+  """
+  path = Path(directory) / "final.json"
+  try:
+    return rebuild(json.loads(path.read_text()))
+  except (ValueError, KeyError) as error:
+    raise ValueError(f"{path}: not the description of a stage, or truncated ({error})") from error
+
+
 def load_final(directory, mesh=None, rules=None, *, replicate_uneven=False):
   """Returns (params, names) of the complete stage in `directory`; nothing else is needed to read them.
 
@@ -160,14 +173,14 @@ def load_final(directory, mesh=None, rules=None, *, replicate_uneven=False):
     mesh: where to lay the params out by `rules`; default: on the first local device.
 
   Raises:
-    ValueError: the stage is not complete.
+    ValueError: the stage is not complete, or its files are damaged.
   """
   import orbax.checkpoint as ocp
 
   directory = Path(directory).absolute()
   if not final_exists(directory):
     raise ValueError(f"{directory} holds no final parameters: the stage was not trained to its end")
-  params, names = rebuild(json.loads((directory / "final.json").read_text()))
+  params, names = final_shapes(directory)
   if mesh is None:
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: one, params)
@@ -175,7 +188,12 @@ def load_final(directory, mesh=None, rules=None, *, replicate_uneven=False):
     shardings = tree_shardings(params, names, mesh, rules, replicate_uneven=replicate_uneven)
   target = _targets(params, shardings)
   with ocp.StandardCheckpointer() as checkpointer:
-    return restructure(target, checkpointer.restore(directory / "final", nested(target))), names
+    try:
+      values = checkpointer.restore(directory / "final", nested(target))
+    except Exception as error:  # a bare Exception is what Orbax raises for a file that is cut or gone
+      reason = str(error).partition("\n")[0].partition(". See")[0]
+      raise ValueError(f"{directory / 'final'}: these parameters cannot be read, or are truncated ({reason})") from None
+  return restructure(target, values), names
 
 
 def place(params, names, mesh, rules=None, *, replicate_uneven=False):

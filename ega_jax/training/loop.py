@@ -65,28 +65,34 @@ def run(stages, workdir, mesh, rules=None, options=None):
   """
   options = options or Options()
   workdir = Path(workdir).absolute()
-  last = _last_stage(stages, options.only)
+  last = last_stage(stages, options.only, workdir)
   if options.config is not None:
     check_same(workdir / "config.json", options.config)
   previous, names = {}, {}
   with jax.set_mesh(mesh), nn.logical_axis_rules(flax_rules(rules)):
     for stage in stages[: last + 1]:
-      directory = workdir / stage.name
-      if options.only and stage.name not in options.only and not final_exists(directory):
-        raise ValueError(f"stage {stage.name!r} is not complete in {workdir}; allowed: run it first")
-      runner = _StageRun(stage, directory, mesh, rules, options)
+      runner = _StageRun(stage, workdir / stage.name, mesh, rules, options)
       previous[stage.name], names = runner.run(dict(previous), names)
   return previous
 
 
-def _last_stage(stages, only):
+def last_stage(stages, only, workdir) -> int:
+  """Returns the position of the last stage to run: the last of the names `only`, or of all if it is empty.
+
+  Raises:
+    ValueError: duplicate or unknown names, or an earlier stage that is neither complete nor named.
+  """
   known = [stage.name for stage in stages]
   if not known or len(set(known)) != len(known):
     raise ValueError(f"stages {known}; allowed: one or more, with different names")
   for name in only:
     if name not in known:
       raise ValueError(f"stage {name!r} is unknown; allowed: {', '.join(known)}")
-  return max((known.index(name) for name in only), default=len(known) - 1)
+  last = max((known.index(name) for name in only), default=len(known) - 1)
+  for name in known[:last] if only else ():
+    if name not in only and not final_exists(Path(workdir) / name):
+      raise ValueError(f"stage {name!r} is not complete in {workdir}; allowed: run it first")
+  return last
 
 
 class _StageRun:
@@ -197,7 +203,7 @@ def abstract_state(stage, rng, previous, names=None):
     previous: {stage name: params or ShapeDtypeStructs}.
     names: axis names known from earlier stages; used where a leaf has no box of its own.
   """
-  boxed = jax.eval_shape(stage.init, rng, previous)
+  boxed = jax.eval_shape(stage.shapes or stage.init, rng, previous)
   # Not by tracing initial_state: an init may compute constants while it is traced, and once is enough.
   abstract = jax.eval_shape(lambda rng, params: first_state(stage, rng, params), rng, unbox(boxed))
   return abstract, inherited_names(names or {}, abstract.params) | logical_names(boxed)

@@ -31,6 +31,8 @@ class Stage:
     num_steps: 0 trains nothing: init and finish only.
     finish: (params, previous) -> params, on the host, once after the last step (fit codes, calibrate). Deterministic.
     evaluate: (params) -> dict of floats, every `eval_every` steps and at the end.
+    shapes: as init, of the same shapes and boxes; for an init that computes constants while it is traced, where only
+      shapes are asked for.
   """
 
   name: str
@@ -43,6 +45,7 @@ class Stage:
   finish: Callable | None = None
   evaluate: Callable | None = None
   eval_every: int = 0
+  shapes: Callable | None = None
 
   def __post_init__(self):
     if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):

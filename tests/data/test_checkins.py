@@ -77,6 +77,37 @@ def test_a_broken_table_is_named_with_its_line(city, name, change, message):
     checkins.read_checkins(city)
 
 
+TABLES = ("checkins.tsv", "pois.tsv", "windows_train.csv", "windows_val.csv", "windows_test.csv")
+
+
+def _read_all(directory):
+  read = checkins.read_checkins(directory)
+  found = [windows.read_windows(directory, name, read) for name in ("train", "val", "test")]
+  return [read.time, read.poi, read.place, *(one.time for one in found), *(one.target for one in found)]
+
+
+def test_marks_and_blank_lines_at_the_ends_of_files_change_nothing(city):
+  before = _read_all(city)
+  for name in TABLES:
+    path = os.path.join(city, name)
+    with open(path, encoding="utf-8") as file:
+      text = file.read()
+    with open(path, "w", encoding="utf-8-sig") as file:
+      file.write(text + "\n  \n\n")
+  for one, other in zip(before, _read_all(city), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_file_without_its_last_newline_may_be_truncated(city, name):
+  path = os.path.join(city, name)
+  with open(path, "r+b") as file:
+    file.truncate(os.path.getsize(path) - 1)  # one digit less could be another id
+  expected = f"{name}: the last line does not end with a newline, .* truncated; end it with a newline if it is complete"
+  with pytest.raises(ValueError, match=expected):
+    _read_all(city)
+
+
 def test_missing_files_and_wrong_embeddings_are_named(city):
   path = os.path.join(city, "category_embeddings.npy")
   np.save(path, np.zeros((39, 8), np.float16))
@@ -113,6 +144,7 @@ def _window(pois="[220, 217]", times="['2020-03-02 08:00', '2020-03-02 09:30']",
     (_window(when="2020-13-01 00:00"), r"line 3: Target_time is '2020-13-01 00:00', which is no date"),
     (_window().replace("u3", "u99"), r"line 3: Uid 'u99' is not a user"),
     ('u3,"[220]"', r"line 3: 2 columns, the header has 5$"),
+    (_window(pois="[" * 50000), r"line 3: Pids is '\[\[\[.*a list"),
     (_window(pois=f"[{'220, ' * 30000}217]"), r"windows_test.csv: not a table of comma-separated values"),
   ],
 )

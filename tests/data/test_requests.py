@@ -1,5 +1,6 @@
 """Requests as JSON lines: what is read back, and every refusal names file, line, field and value."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -96,6 +97,7 @@ BAD = [
   ({"user": None}, r"request\.user is null"),
   ({"place": [1.0]}, r"place is \[1\.0\]; allowed: two numbers"),
   ({"place": [1.0, float("nan")]}, r"place\[1\] is NaN"),
+  ({"place": [0, -1e30]}, r"place\[1\] is -1e\+30; allowed: a finite number, at least -1e\+06, at most 1e\+06"),
   ({"hour": 168}, r"hour is 168; allowed: a whole number, 0\.\.167"),
   ({"weather": "dry"}, r"request\.weather is \"dry\"; allowed: no such field"),
   ({"id": [1]}, r"id is \[1\]"),
@@ -115,6 +117,28 @@ def test_refusals_name_file_line_field_and_value(tmp_path, changes, message):
   with pytest.raises(ValueError, match=message) as error:
     _read(tmp_path, _line(), _line(**changes))
   assert f"{tmp_path / 'asked.jsonl'}, line 2: " in str(error.value)
+
+
+def test_bids_and_values_beyond_what_a_model_holds_are_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(f"{__name__}.LIMITS", dataclasses.replace(LIMITS, largest_bid=1e10, value_mu=(-9.5, 9.5)))
+  _read(tmp_path, _line(**_with(0, bid=1e10, value_mu=9.5)))
+  for change, message in (
+    ({"bid": 1.1e10}, r"line 1: candidates\[0\].bid is 1.*; allowed: a finite number, at least 0, at most 1e\+10"),
+    ({"value_mu": 200}, r"candidates\[0\].value_mu is 200; allowed: a finite number, at least -9.5, at most 9.5"),
+    ({"value_mu": -200}, r"candidates\[0\].value_mu is -200"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      _read(tmp_path, _line(**_with(0, **change)))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"user": ' + "9" * 5000 + "}"])
+def test_what_json_cannot_hold_names_file_and_line(tmp_path, text):
+  with pytest.raises(ValueError, match="asked.jsonl, line 2: not JSON, or truncated"):
+    _read(tmp_path, _line(), text)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_request(tmp_path):
+  assert _read(tmp_path, "\ufeff" + json.dumps(_line(id="a"))).ids == ["a"]
 
 
 def test_truncated_empty_and_foreign_files(tmp_path):

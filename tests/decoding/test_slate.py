@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ega_jax.decoding import slate
+from ega_jax.decoding import constraints, slate
 from ega_jax.decoding.lists import ListConfig
 from ega_jax.types import CandidateTable, Lists
 from oracles_decoding import ToyModel, random_markets, stack
@@ -36,6 +36,16 @@ def test_masked_greedy_is_the_beam_of_one_without_the_candidate(settings, token_
       length = min(4, 9 - len(market.masked))
       (_, expected), = market.beam(lambda path, b=b: model.logits(path, b), length, 1)
       assert tuple(items[b, j]) == expected + (-1,) * (4 - length)
+
+
+@pytest.mark.parametrize("token_bid", ["max", "mean", "expected"])
+@pytest.mark.parametrize("alpha", [0.2, 3.0, 20.0])
+def test_the_largest_bid_still_makes_a_list(alpha, token_bid):
+  _, _, model, (table, bids, prior) = _case(5)
+  config = ListConfig(list_length=4, alpha=alpha, token_bid=token_bid, bid_scale=0.7, bid_cell=2.0)
+  most = np.where(table.is_ad, constraints.largest_bid(config), 0.0).astype(np.float32)
+  items = np.asarray(slate.greedy(model.decoder(2), table, most, prior, config))
+  assert np.isfinite(most).all() and (items >= 0).all()
 
 
 def test_at_a_low_temperature_sampling_is_greedy():

@@ -100,6 +100,33 @@ def test_bad_input_ends_with_two(tmp_path):
     auction.check(["vcg"], None, float("nan"))
 
 
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"externality": {"above": 800, "below": 0}}, "largest click probability of position and externality = 1.*e\\+173"),
+    ({"externality": {"above": 8000, "below": 0}}, "externality = inf: must be at most 1e\\+06"),
+    ({"bids": [[1e308, 0, 0]]}, "largest of bids = 1e\\+308: must be at most 1e\\+100"),
+    ({"values": {"distribution": "lognormal", "mu": 800, "sigma": 1}}, "largest of values = inf: must be at most"),
+  ],
+)
+def test_numbers_whose_prices_would_not_be_finite_are_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    market_lib.from_dict({**SPEC, **change})
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"slots": ' + "9" * 5000 + "}"])
+def test_what_json_cannot_hold_names_the_file(tmp_path, text):
+  path = tmp_path / "market.json"
+  path.write_text(text)
+  with pytest.raises(ValueError, match=f"{path}: not a readable JSON market"):
+    market_lib.read(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_market(tmp_path):
+  (tmp_path / "market.json").write_text(json.dumps(SPEC), encoding="utf-8-sig")
+  assert market_lib.read(tmp_path / "market.json").name == "two"
+
+
 def test_infinite_ratios_become_null():
   report = {"a": [float("inf"), 1.0, {"b": float("nan")}], "c": 2}
   assert auction.finite(report) == {"a": [None, 1.0, {"b": None}], "c": 2}

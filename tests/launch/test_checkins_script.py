@@ -12,7 +12,7 @@ LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 STUB = """#!/bin/sh
 echo "$@" >> "$RUN/commands"
 case "$*" in
-  *prepare_data*) mkdir -p "$RUN/data" && touch "$RUN/data/schema.json" ;;
+  *prepare_data*) mkdir -p "$RUN/data"; [ -z "${UNPREPARED:-}" ] || exit 2; touch "$RUN/data/schema.json" ;;
   *launch.train*seed1*) exit "${FAILS:-0}" ;;
 esac
 """
@@ -23,6 +23,7 @@ def script(tmp_path):
   """Returns a function (overrides, **environment) -> (exit code, the commands given)."""
   (tmp_path / "launch").mkdir()
   (tmp_path / "city").mkdir()
+  (tmp_path / "city" / "checkins.tsv").write_text("user\tlocal_time\tpoi\n")
   (tmp_path / "run").mkdir()
   shutil.copy(LAUNCH / "checkins.sh", tmp_path / "launch")
   stub = tmp_path / "stub"
@@ -36,6 +37,7 @@ def script(tmp_path):
     commands.unlink(missing_ok=True)
     env = os.environ | {"RUN": str(tmp_path / "run"), **environment}
     done = subprocess.run(["bash", str(tmp_path / "launch" / "checkins.sh"), *arguments], env=env, capture_output=True)
+    run.said = done.stderr.decode()
     return done.returncode, commands.read_text().splitlines() if commands.exists() else []
 
   return lambda *overrides, **environment: run(str(tmp_path / "city"), *overrides, **environment), run, tmp_path
@@ -57,7 +59,7 @@ def test_it_prepares_trains_and_evaluates_every_seed_and_reports_last(script):
     assert train < evaluate
   folders = ",".join(f"{folder}/run/seed{seed}" for seed in "012")
   assert commands[-1] == f"-m launch.evaluate --report_only --workdir={folders} --output={folder}/run/results.json"
-  again = run(SEEDS="0")[1]
+  again = run(SEEDS="0", MARKETPLACE="4")[1]
   assert len(again) == 3 and "prepare_data" not in again[0]  # what is prepared stays
 
 
@@ -71,3 +73,35 @@ def test_a_seed_that_fails_is_not_evaluated_and_nothing_is_reported(script):
 
 def test_without_a_city_it_says_how_it_is_used(script):
   assert script[1]() == (2, [])
+
+
+def test_the_data_of_another_city_marketplace_or_preparation_are_refused(script):
+  run, call, folder = script
+  code, commands = run(SEEDS="0", PREPARE="--num_organic=20 --num_ads=6")
+  assert code == 0 and commands[0].endswith("--seed=1 --num_organic=20 --num_ads=6")
+  same = {"SEEDS": "0", "PREPARE": "--num_organic=20 --num_ads=6"}
+  assert run(**same)[0] == 0
+  for change, named in (({"MARKETPLACE": "2"}, "> MARKETPLACE=2"), ({"PREPARE": ""}, "> PREPARE=")):
+    assert run(**same | change) == (2, [])
+    assert f"bad input: RUN is {folder}/run" in call.said and named in call.said
+  (folder / "city" / "windows_val.csv").write_text("Uid\n")
+  assert run(**same) == (2, []) and "windows_val.csv" in call.said
+  (folder / "city" / "windows_val.csv").unlink()
+  assert run(**same)[0] == 0
+  (folder / "city" / "checkins.tsv").write_text("user\tlocal_time\tpoi\nu\t2020-01-01 00:00\t1\n")
+  assert run(**same) == (2, []) and "checkins.tsv" in call.said
+  (folder / "run" / "data_of.txt").unlink()
+  assert run(**same) == (2, []) and "no data_of.txt says what its data were made of" in call.said
+
+
+def test_what_was_not_prepared_is_prepared_again(script):
+  run, _, folder = script
+  code, commands = run(SEEDS="0", UNPREPARED="1")
+  assert code == 2 and len(commands) == 1 and not (folder / "run" / "data_of.txt").exists()
+  assert "prepare_data" in run(SEEDS="0", MARKETPLACE="3")[1][0]
+  assert "MARKETPLACE=3" in (folder / "run" / "data_of.txt").read_text()
+
+
+def test_a_city_that_is_not_there_is_refused(script):
+  _, call, folder = script
+  assert call(str(folder / "no_city")) == (2, []) and f"CITY is {folder}/no_city; allowed: a folder" in call.said

@@ -17,13 +17,18 @@ from ega_jax.data.requests import read_requests
 from ega_jax.evaluation import comparison, lineup, over_seeds, report
 from ega_jax.evaluation.comparison import evaluate_seed
 from ega_jax.stages.defaults import SYSTEMS
+from ega_jax.systems import pricing
 from launch import evaluate, experiment, finished, generate
+
+
+def _limits(config, finals, payment="price"):
+  return generate.limits_of(config, finals[generate.PAYMENTS[payment][0]]["market"])
 
 
 def _served(payment="price", size=4):
   workdir, _ = tiny_run.trained()
   config, finals = finished.load_run(workdir, generate.PAYMENTS[payment])
-  requests = read_requests(f"{tiny_run.data()}/requests.jsonl", generate.limits_of(config))
+  requests = read_requests(f"{tiny_run.data()}/requests.jsonl", _limits(config, finals, payment))
   return requests, generate.answers(*generate.served(config, finals, payment), requests, size)
 
 
@@ -57,6 +62,29 @@ def test_batches_change_no_answer_and_first_price_is_the_bid():
   row = requests.columns["candidates"][0].tolist()
   expected = [float(requests.columns["bid"][0][row.index(poi)]) for poi in lines[0]["items"]]
   np.testing.assert_allclose(lines[0]["payments"], expected)
+
+
+@pytest.mark.parametrize(("items", "price"), [((-1, -1), 0.5), ((1, 0), np.nan)])
+def test_an_answer_without_a_list_or_with_nan_is_none(items, price):
+  row = lambda *values: np.array(values)[None, None]
+  slate = types.SimpleNamespace(items=row(*items), creatives=row(0, 1), click_probability=row(0.1, 0.2))
+  requests = types.SimpleNamespace(ids=["a"], position=np.arange(2)[None])
+  batch = {"candidates": np.array([[4, 5]]), "is_ad": np.array([[False, True]])}
+  ask = lambda slate, price: generate.answer(requests, 0, batch, 0, slate, np.array([price, 0.0]), np.ones(2))
+  with pytest.raises(FloatingPointError, match="request 'a': its numbers lead beyond what float32 holds; no answer"):
+    ask(slate, price)
+  slate.items = row(1, 0)
+  assert ask(slate, 0.5)["items"] == [5, 4]
+
+
+def test_the_bounds_of_bids_follow_the_markets_scale():
+  config = experiment.load(tiny_run.EXPERIMENT, [f"--config.data={tiny_run.data()}"])[1]
+  limits = generate.limits_of(config, {"bid_scale": np.float32(2.0), "organic_weight": 1.0, "slot_price": 0.0})
+  assert limits.largest_bid == pytest.approx(2e10)  # (1e30)^(1 / alpha) median bids
+  low, high = limits.value_mu
+  assert low < -15 and (low + high) / 2 == pytest.approx(np.log(2))
+  top = pricing.value_nodes(np.array(high), config.value_sigma, 9).max()
+  assert top == pytest.approx(limits.largest_bid)
 
 
 def test_bad_requests_end_with_two_and_write_nothing(tmp_path):

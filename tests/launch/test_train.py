@@ -41,6 +41,15 @@ def test_trains_reports_and_refuses_another_config(tmp_path):
   assert "config.json: model.width is 16 there and 24 now" in other.stderr and "Traceback" not in other.stderr
 
 
+@pytest.mark.parametrize(
+  ("stages", "message"), [("head", "stage 'regress' is not complete in"), ("hed", "--stages: 'hed' is unknown")]
+)
+def test_a_refused_command_leaves_no_workdir(tmp_path, stages, message):
+  refused = train(f"--workdir={tmp_path / 'run'}", f"--stages={stages}", "--config.model.width=24")
+  assert refused.returncode == 2 and message in refused.stderr
+  assert not (tmp_path / "run").exists()  # a config.json there would refuse the corrected command
+
+
 def test_dry_run_prints_stages_parameters_and_shardings_and_writes_no_workdir(tmp_path):
   report = tmp_path / "dry.json"
   ran = train("--dry_run", f"--workdir={tmp_path / 'run'}", f"--output={report}", "--config.model.width=32")

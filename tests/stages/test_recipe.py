@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import tiny_run
-from ega_jax.parallel.partition import path_name
+from ega_jax.parallel.partition import logical_names, path_name, unbox
 from ega_jax.stages import payment, recipe
 from ega_jax.systems import pricing
 from ega_jax.systems.pricing import value_nodes
+from ega_jax.training.structure import shapes
 from experiments.custom_loss import config as custom_loss
 from launch import experiment
 
@@ -143,6 +144,18 @@ def test_settings_that_would_fail_hours_later_are_refused_at_once(argument, mess
   with config.unlocked():
     experiment.override(config, f"--config.{argument}")
   with pytest.raises(ValueError, match=message):
+    recipe.stages(config, tmp_path)
+
+
+def test_more_codes_than_items_are_refused_and_shapes_need_no_clustering(tmp_path):
+  config = copy.deepcopy(tiny_run.config())
+  tokenizer = recipe.stages(config, tmp_path)[0]
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  quick, slow = (jax.eval_shape(make, key, {}) for make in (tokenizer.shapes, tokenizer.init))
+  assert shapes(unbox(quick)) == shapes(unbox(slow)) and logical_names(quick) == logical_names(slow)
+  with config.unlocked():
+    config.tokenizer.codebook_size = 201
+  with pytest.raises(ValueError, match="config.tokenizer.codebook_size is 201; allowed: 1 to 200, one a poi"):
     recipe.stages(config, tmp_path)
 
 
