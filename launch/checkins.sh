@@ -32,9 +32,10 @@ source "$root/launch/environment.sh"
 source "$root/launch/cpu.sh"
 export python
 if [ ! -f "$run/data/schema.json" ]; then
+  mkdir -p "$run"
+  echo "$now" > "$run/data_of.txt" # before, so that data that are there always have one
   "$python" -m launch.prepare_data --source=checkins --input="$city" --output="$run/data" --seed="${MARKETPLACE:-1}" \
     ${PREPARE:-}
-  echo "$now" > "$run/data_of.txt"
 fi
 one_seed() { # seed [overrides]; SLOT counts the seeds that run at once
   local seed=$1 pinned=() started=$SECONDS
