@@ -8,5 +8,3 @@ os.environ.setdefault("NPROC", "16")  # XLA:CPU's all-reduce over fake devices c
 cache = os.path.join(tempfile.gettempdir(), f"ega_jax_cache_{getpass.getuser()}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-# Compiling takes most of the time of the tests, and their arrays are small.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")

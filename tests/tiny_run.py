@@ -1,6 +1,7 @@
 """Tiny prepared data and one trained run of the whole recipe over them, made once per process."""
 
 import atexit
+import contextlib
 import functools
 import shutil
 import tempfile
@@ -43,6 +44,21 @@ def config():
   return experiment.load(EXPERIMENT, [f"--config.data={data()}", *policy])[1]
 
 
+@contextlib.contextmanager
+def quickly_compiled():
+  """Lets programs be compiled without most optimizations: a training's take most of its time.
+
+  For what needs no bits of the usual programs: reward models had NaN gradients so, and none as usual or op by op.
+  """
+  import jax
+
+  jax.config.update("jax_disable_most_optimizations", True)
+  try:
+    yield
+  finally:
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @functools.cache
 def trained():
   """Returns (workdir, {stage: final params}) of a complete run, as launch.train leaves it."""
@@ -54,7 +70,8 @@ def trained():
   workdir = folder() / "run"
   module = experiment.load(EXPERIMENT)[0]
   options = loop.Options(config=experiment.as_dict(config()), log_every=5)
-  finals = loop.run(module.stages(config(), str(workdir)), workdir, make_mesh({"data": 1}), options=options)
+  with quickly_compiled():
+    finals = loop.run(module.stages(config(), str(workdir)), workdir, make_mesh({"data": 1}), options=options)
   write_json(workdir / "experiment.json", {"experiment": str(EXPERIMENT)})
   return workdir, finals
 

@@ -95,7 +95,7 @@ def test_decode_is_causal_and_several_sequences_equal_one_at_a_time(setting):
     np.testing.assert_allclose(logits[:, u], want_logits, atol=1e-5)
     np.testing.assert_allclose(states[:, u], want_states, atol=1e-5)
   flat = np.asarray(logits).reshape(len(codes), 2, ITEMS * LEVELS, -1)
-  np.testing.assert_allclose(flat[:, 0, :-1], flat[:, 1, :-1], atol=1e-5)
+  np.testing.assert_allclose(flat[:, 0, :-1], flat[:, 1, :-1], atol=1e-6)
   assert np.abs(flat[:, 0, -1] - flat[:, 1, -1]).max() > 1e-4
 
 

@@ -25,7 +25,10 @@ def test_a_stage_of_the_recipe_goes_on_to_the_same_bits(name, tmp_path, monkeypa
   for stage in stages[:last]:
     shutil.copytree(workdir / stage.name, tmp_path / stage.name)
   options = loop.Options(config=experiment.as_dict(tiny_run.config()), log_every=5, checkpoint_every=2)
-  run = lambda: loop.run(stages[: last + 1], tmp_path, make_mesh({"data": 1}), options=options)
+
+  def run():
+    with tiny_run.quickly_compiled():  # as the run that it is compared with
+      return loop.run(stages[: last + 1], tmp_path, make_mesh({"data": 1}), options=options)
 
   def end_at(count, inner=loop.global_batch):
     calls = []
