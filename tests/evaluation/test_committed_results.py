@@ -8,8 +8,7 @@ from ega_jax.evaluation import over_seeds
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "ega_checkins"
 NAMES = {
   "welfare": "true/welfare", "CTR-poi": "true/ctr_poi", "RPM (c) at equal ad load": "true/rpm_equilibrium_equal",
-  "RPM (c) at the slot price of truthful bids": "true/rpm_equilibrium", "RPM (b)": "true/rpm_myerson",
-  "virtual surplus": "true/rpm_surplus",
+  "RPM (b)": "true/rpm_myerson", "virtual surplus": "true/rpm_surplus",
 }  # fmt: skip
 
 
