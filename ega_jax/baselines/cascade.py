@@ -84,6 +84,11 @@ class Cascade:
     """What the ad load is set by."""
     return self.fixed_ads if self.slots == "fixed" else float(self.params["market"]["slot_price"])
 
+  @property
+  def load_sees_bids(self):
+    """Whether the ad load depends on bids: fixed slots have as many ads whatever they bid."""
+    return self.slots != "fixed"
+
   def forget(self):
     """Drops what is kept of earlier calls, at other ad loads too."""
     for kept in self.settings["shared"]:

@@ -17,6 +17,8 @@ from ega_jax.types import Slate
 class ListGeneration:
   """GR as a system over an EGASystem whose lists ignore bids."""
 
+  load_sees_bids = False  # they only rank the ads of a list
+
   def __init__(self, name, generator: EGASystem):
     if not generator.options.bid_free:
       raise ValueError("the generator of GR must have options.bid_free")

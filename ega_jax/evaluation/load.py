@@ -36,13 +36,14 @@ class EqualLoad:
     finely, or on some of the requests, which a search over g can do with.
 
     Ads that bid less are fewer at the same price, which then is a reserve: the systems would no longer be compared at
-    one load. A rule that is learned for one allocation keeps it.
+    one load. A rule that is learned for one allocation keeps it, and so does a system whose ad load no bid moves
+    (`load_sees_bids` False).
     """
     known, slope, few = {(1.0, False): entry, (1.0, True): entry}, None, self._some()
 
     def at(shading, finely=False):
       nonlocal slope
-      if not hasattr(entry.rule, "on"):
+      if not hasattr(entry.rule, "on") or not getattr(entry.system, "load_sees_bids", True):
         return entry.system, entry.rule
       if (shading, finely) not in known:
         last = next(reversed(known.values()))  # g moves in small steps

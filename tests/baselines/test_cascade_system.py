@@ -76,3 +76,5 @@ def test_list_generation_orders_ads_by_bid_and_needs_bid_free_lists():
   bids = np.where(batch["is_ad"], 1.0 + 50.0 * np.arange(batch["bid"].shape[1]), 0.0)[:, None]
   moved = ListGeneration("GR", build(bid_free=True)).allocate(batch, bids)
   np.testing.assert_array_equal(np.sort(moved.items), np.sort(slate.items))  # bids only permute the ads
+  fixed, greedy = _cascade(slots="fixed"), _cascade()
+  assert not ListGeneration.load_sees_bids and not fixed.load_sees_bids and greedy.load_sees_bids

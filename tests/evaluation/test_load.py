@@ -159,3 +159,5 @@ def test_the_load_is_set_anew_for_shaded_bids():
   assert abs(balance.mean_ad_share(roughly, some, 20, 0.5) - 0.5) <= 0.025 < abs(share(balanced.system, 0.5) - 0.5)
   learned = dataclasses.replace(balanced, rule=payments.FirstPrice())  # has no `on`: it prices one allocation
   assert equal.by_bids(learned)(0.5) == (balanced.system, learned.rule)
+  balanced.system.load_sees_bids = False
+  assert equal.by_bids(balanced)(0.5) == (balanced.system, balanced.rule)
