@@ -1,4 +1,4 @@
-"""launch/checkins.sh with a stub in place of the binaries: which commands it gives, and when it stops."""
+"""launch/checkins.sh with a recorder in place of the binaries: which commands it gives, and when it stops."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
-STUB = """#!/bin/sh
+RECORDER = """#!/bin/sh
 echo "$@" >> "$RUN/commands"
 case "$*" in
   *prepare_data*) mkdir -p "$RUN/data"; [ -z "${UNPREPARED:-}" ] || exit 2; touch "$RUN/data/schema.json" ;;
@@ -26,10 +26,10 @@ def script(tmp_path):
   (tmp_path / "city" / "checkins.tsv").write_text("user\tlocal_time\tpoi\n")
   (tmp_path / "run").mkdir()
   shutil.copy(LAUNCH / "checkins.sh", tmp_path / "launch")
-  stub = tmp_path / "stub"
-  stub.write_text(STUB)
-  stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
-  (tmp_path / "launch" / "environment.sh").write_text(f"python={stub}\n")
+  recorder = tmp_path / "recorder"
+  recorder.write_text(RECORDER)
+  recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
+  (tmp_path / "launch" / "environment.sh").write_text(f"python={recorder}\n")
   (tmp_path / "launch" / "cpu.sh").write_text("")
 
   def run(*arguments, **environment):
