@@ -108,7 +108,7 @@ def base_config() -> ml_collections.ConfigDict:
         "refinements": 4,  # bisections of each audited curve
         "validation_requests": 400,
         "equilibrium_requests": 64,  # of validation
-        "equilibrium_loads": ("fixed", "equal"),  # slot price at shaded bids: that of truthful ones, or set anew
+        "equilibrium_loads": ("equal",),  # slot price at shaded bids: set anew; "fixed": that of truthful ones
         "load_requests": 480,  # of validation, on which ad load is balanced
         "fine_load_requests": 0,  # of validation, on which it is balanced in the end, if more
         "nodes": 41,

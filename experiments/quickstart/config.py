@@ -27,10 +27,9 @@ def get_config():
   config.payment.steps = 1000
   evaluation = config.evaluation
   evaluation.requests, evaluation.priced_requests, evaluation.audited_requests = 480, 64, 16
-  evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 16, 192
+  evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 64, 192
   evaluation.frontier_requests = 32
   evaluation.unshown, evaluation.refinements = 2, 0
-  evaluation.equilibrium_loads = ("fixed",)
   return config
 
 
