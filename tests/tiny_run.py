@@ -1,9 +1,9 @@
-"""Tiny prepared data and one trained run of the whole recipe over them, made once per process."""
+"""Tiny prepared data and one trained run of the whole recipe over them, made once for all processes of the tests."""
 
-import atexit
 import contextlib
+import fcntl
 import functools
-import shutil
+import os
 import tempfile
 from pathlib import Path
 
@@ -14,10 +14,16 @@ EXPERIMENT = Path(__file__).parent / "tiny_experiment.py"
 
 @functools.cache
 def folder() -> Path:
-  """Returns a folder that is removed when the process ends."""
-  path = Path(tempfile.mkdtemp(prefix="ega_tiny_"))
-  atexit.register(shutil.rmtree, path, ignore_errors=True)
-  return path
+  """Returns the folder of conftest.py, which is removed after the tests; without it one that stays."""
+  return Path(os.environ.get("EGA_TINY_RUN") or tempfile.mkdtemp(prefix="ega_tiny_"))
+
+
+@contextlib.contextmanager
+def _alone():
+  """Waits until no other process makes something here."""
+  with open(folder() / "lock", "w", encoding="utf-8") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
 
 
 @functools.cache
@@ -29,9 +35,11 @@ def data() -> str:
   from launch import prepare_data
 
   flags.FLAGS.mark_as_parsed()
-  output = str(folder() / "data")
-  with flagsaver.flagsaver(source="world", size="tiny", output=output, export_requests=9):
-    prepare_data.main([])
+  output, made = str(folder() / "data"), folder() / "data_made"
+  with _alone(), flagsaver.flagsaver(source="world", size="tiny", output=output, export_requests=9):
+    if not made.exists():
+      prepare_data.main([])
+      made.touch()
   return output
 
 
@@ -42,21 +50,6 @@ def config():
 
   policy = ["--config.policy.exchange_rate=0.9", "--config.policy.virtual_share=0.1"]
   return experiment.load(EXPERIMENT, [f"--config.data={data()}", *policy])[1]
-
-
-@contextlib.contextmanager
-def quickly_compiled():
-  """Lets programs be compiled without most optimizations: a training's take most of its time.
-
-  For what needs no bits of the usual programs: reward models had NaN gradients so, and none as usual or op by op.
-  """
-  import jax
-
-  jax.config.update("jax_disable_most_optimizations", True)
-  try:
-    yield
-  finally:
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache
@@ -70,9 +63,9 @@ def trained():
   workdir = folder() / "run"
   module = experiment.load(EXPERIMENT)[0]
   options = loop.Options(config=experiment.as_dict(config()), log_every=5)
-  with quickly_compiled():
+  with _alone():  # the first process trains, others read what it left
     finals = loop.run(module.stages(config(), str(workdir)), workdir, make_mesh({"data": 1}), options=options)
-  write_json(workdir / "experiment.json", {"experiment": str(EXPERIMENT)})
+    write_json(workdir / "experiment.json", {"experiment": str(EXPERIMENT)})
   return workdir, finals
 
 

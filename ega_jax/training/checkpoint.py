@@ -92,14 +92,25 @@ class StepCheckpoints:
     self._manager.save(step, args=args, force=True)
 
   def restore(self, step, abstract, shardings, iterator):
-    """Returns the state after `step`, laid out by `shardings`, and sets `iterator` to its position."""
+    """Returns the state after `step`, laid out by `shardings`, and sets `iterator` to its position.
+
+    Raises: ValueError: the checkpoint is damaged.
+    """
     import grain
     import orbax.checkpoint as ocp
 
     target = _targets(abstract, shardings)
     data = grain.checkpoint.CheckpointRestore(_grain_like(iterator))
     args = ocp.args.Composite(state=ocp.args.StandardRestore(nested(target)), data=data)
-    return restructure(target, self._manager.restore(step, args=args)["state"])
+    try:
+      found = self._manager.restore(step, args=args)["state"]
+    except Exception as error:
+      where = self._directory / str(step)
+      raise ValueError(
+        f"{where}: this checkpoint cannot be read, or is truncated ({_reason(error)}); without its folder the stage "
+        "goes on from the one before"
+      ) from error
+    return restructure(target, found)
 
   def preempted(self, step):
     """Returns whether all processes, of which at least one was told to end, are to stop after `step`."""
@@ -135,6 +146,11 @@ def _grain_like(iterator):
   import grain
 
   return iterator if isinstance(iterator, grain.DatasetIterator) else _JsonState(iterator)
+
+
+def _reason(error):
+  """Returns the first sentence of what Orbax says of a file that is cut or gone: a bare Exception, with advice."""
+  return str(error).partition("\n")[0].partition(". See")[0]
 
 
 def final_exists(directory):
@@ -190,9 +206,9 @@ def load_final(directory, mesh=None, rules=None, *, replicate_uneven=False):
   with ocp.StandardCheckpointer() as checkpointer:
     try:
       values = checkpointer.restore(directory / "final", nested(target))
-    except Exception as error:  # a bare Exception is what Orbax raises for a file that is cut or gone
-      reason = str(error).partition("\n")[0].partition(". See")[0]
-      raise ValueError(f"{directory / 'final'}: these parameters cannot be read, or are truncated ({reason})") from None
+    except Exception as error:
+      where = directory / "final"
+      raise ValueError(f"{where}: these parameters cannot be read, or are truncated ({_reason(error)})") from None
   return restructure(target, values), names
 
 

@@ -22,9 +22,9 @@ def setting():
   catalog = jax.tree.map(jnp.asarray, catalog)
   module = item_prior.ItemPrior(ega_config.tiny(num_pois=30, num_users=7))
   summary = jnp.zeros((rows.user.shape[0], 32))
-  apply = lambda params, task: module.apply(
+  apply = jax.jit(lambda params, task: module.apply(
     {"params": params}, summary, rows, catalog, rows.candidates, rows.is_ad, task
-  )
+  ), static_argnums=1)  # fmt: skip
   params = jax.tree.map(
     jnp.asarray, oracle.random_params(rng, jax.eval_shape(
       lambda: module.init(jax.random.key(0), summary, rows, catalog, rows.candidates, rows.is_ad, 0)
@@ -52,7 +52,8 @@ def test_a_fresh_prior_counts_for_next_visits_and_not_for_lists(setting):
   rows, catalog, _, _ = setting
   module = item_prior.ItemPrior(ega_config.tiny(num_pois=30, num_users=7))
   summary = jnp.zeros((rows.user.shape[0], 32))
-  fresh = module.init(jax.random.key(0), summary, rows, catalog, rows.candidates, rows.is_ad, 0)["params"]
+  init = jax.jit(lambda key: module.init(key, summary, rows, catalog, rows.candidates, rows.is_ad, 0)["params"])
+  fresh = init(jax.random.key(0))
   np.testing.assert_array_equal(jax.tree.leaves(fresh["counts"])[0], [1, 0])
 
 

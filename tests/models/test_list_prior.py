@@ -20,7 +20,7 @@ def setting():
   catalog = oracle.catalog(rng)
   rows = oracle.request(rng, catalog)
   module = ListContextPrior(LENGTH)
-  params = nn.unbox(module.init(jax.random.key(0), catalog, rows.candidates)["params"])
+  params = nn.unbox(jax.jit(module.init)(jax.random.key(0), catalog, rows.candidates)["params"])
   known = jax.tree.map(jnp.asarray, catalog)
   run = jax.jit(lambda params: module.apply({"params": params}, known, rows.candidates))
   base = jnp.asarray(rng.normal(size=rows.candidates.shape), jnp.float32)

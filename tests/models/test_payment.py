@@ -32,7 +32,9 @@ def _network(form, inputs, scale=0.3):
   module = payment.payment_network(form)
   boxed = jax.eval_shape(module.init, jax.random.key(0), inputs, jnp.ones((*SHAPE, 5)))["params"]
   params = oracle.random_params(np.random.default_rng(1), boxed, scale=scale)
-  return params, lambda params, own, inputs=inputs, **how: module.apply({"params": params}, inputs, own, **how)
+  run = jax.jit(lambda params, own, inputs, how: module.apply({"params": params}, inputs, own, **dict(how)),
+                static_argnames="how")  # fmt: skip
+  return params, lambda params, own, inputs=inputs, **how: run(params, own, inputs, how=tuple(how.items()))
 
 
 def test_the_own_bid_only_caps_the_price():
@@ -58,13 +60,14 @@ def test_more_clicks_cost_more_each():
 def test_untrained_it_is_the_isotonic_menu_with_steps_half_way():
   inputs = _price_inputs()
   module = payment.payment_network("price")
-  params = module.init(jax.random.key(0), inputs, jnp.ones((*SHAPE, 5)))["params"]
-  price = module.apply({"params": params}, inputs, jnp.full((*SHAPE, 5), 1e6))
+  params = jax.jit(module.init)(jax.random.key(0), inputs, jnp.ones((*SHAPE, 5)))["params"]
+  apply = jax.jit(lambda inputs, own: module.apply({"params": params}, inputs, own))
+  price = apply(inputs, jnp.full((*SHAPE, 5), 1e6))
   level = menu.isotonic_regression(inputs.curve, inputs.weight + 1e-6)
   bid = inputs.nodes - 0.5 * jnp.diff(inputs.nodes, axis=-1, prepend=0)
   np.testing.assert_allclose(price, menu.menu_payment(level, bid, inputs.x) / inputs.x, rtol=1e-4)
   nothing = payment.PriceInputs(inputs.nodes, inputs.curve * 0, inputs.weight, inputs.x * 0)
-  assert (np.asarray(module.apply({"params": params}, nothing, jnp.ones((*SHAPE, 5)))) == 0).all()
+  assert (np.asarray(apply(nothing, jnp.ones((*SHAPE, 5)))) == 0).all()
 
 
 def test_the_price_reads_the_curve():

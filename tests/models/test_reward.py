@@ -182,9 +182,9 @@ def test_what_is_said_of_an_item_alone_does_not_depend_on_its_list(setting):
     np.testing.assert_allclose(changed[name][..., 0], base[name][..., 0], atol=1e-5)
     assert np.abs(changed[name][..., 1:] - base[name][..., 1:]).max() > 1e-3
   assert np.abs(changed["poi"][..., 0] - base["poi"][..., 0]).max() > 1e-3
-  served = setting["module"].apply(
+  served = jax.jit(lambda: setting["module"].apply(
     {"params": setting["params"]}, rows, setting["catalog"], items, creatives, alone=True
-  )  # every entry as if it stood first
+  ))()  # every entry as if it stood first  # fmt: skip
   assert set(served) == {"poi_alone", "creative_alone"}
   np.testing.assert_allclose(served["poi_alone"][..., 0], base["poi_alone"][..., 0], atol=1e-5)
   np.testing.assert_allclose(
@@ -196,17 +196,17 @@ def test_what_is_said_of_an_item_alone_does_not_depend_on_its_list(setting):
 def test_the_prediction_is_the_mean_of_members_that_differ(setting):
   config = dataclasses.replace(setting["module"].config, members=3, calibrated=False)
   module, rows, args = reward.RewardModel(config), setting["rows"], (setting["items"], setting["creatives"])
-  params = nn.meta.unbox(module.init(jax.random.key(0), rows, setting["catalog"], *args)["params"])
-  each = module.apply({"params": params}, rows, setting["catalog"], *args, each=True)
-  together = module.apply({"params": params}, rows, setting["catalog"], *args)
+  params = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), rows, setting["catalog"], *args)["params"])
+  apply = lambda module, params, **how: jax.jit(lambda params: module.apply(
+    {"params": params}, rows, setting["catalog"], *args, **how
+  ))(params)  # fmt: skip
+  each, together = apply(module, params, each=True), apply(module, params)
   alone = reward.RewardModel(dataclasses.replace(config, members=1))
   for name in together:
     np.testing.assert_allclose(together[name], each[name].mean(0), atol=1e-5)
   for member in range(3):
     own = jax.tree.map(lambda leaf, member=member: leaf[member : member + 1], params)
-    np.testing.assert_allclose(
-      alone.apply({"params": own}, rows, setting["catalog"], *args)["poi"], each["poi"][member], atol=1e-5
-    )
+    np.testing.assert_allclose(apply(alone, own)["poi"], each["poi"][member], atol=1e-5)
   assert np.abs(each["poi"][0] - each["poi"][1]).max() > 1e-2
 
 

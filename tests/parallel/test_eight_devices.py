@@ -11,7 +11,7 @@ import numpy as np
 
 def report_of(script, workdir):
   """Returns the JSON object that a script prints in the end, run on eight fake devices."""
-  flags = "--xla_force_host_platform_device_count=8"
+  flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
   path = os.pathsep.join(filter(None, sys.path))
   env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
   command = [sys.executable, str(Path(__file__).with_name(script)), str(workdir)]

@@ -86,9 +86,10 @@ def test_the_first_item_follows_belief_times_bid_net_of_the_slot(setting):
   weight = power + np.where(table.is_ad, lists.beta, float(lists.organic_beta))
   every = jnp.where(table.valid, jnp.arange(table.valid.shape[1]), -1)
   codes = generation.list_codes(table, every)[:, :, None]
-  logits, _ = generation.apply(
-    setting["models"].generator, setting["params"]["generator"], "decode", prepared.memory, codes, LIST
-  )
+  decode = jax.jit(lambda generator, memory, codes: generation.apply(
+    setting["models"].generator, generator, "decode", memory, codes, LIST
+  )[0])  # fmt: skip
+  logits = decode(setting["params"]["generator"], prepared.memory, codes)
   assert np.abs(logits).max() == 0
   log_z = list_log_z(logits[:, :, 0], table, every, bids, prepared.prior.base, lists, reuse=True)
   expected = np.where(table.valid, np.exp(lists.alpha * belief) * weight, 0.0)
@@ -132,7 +133,8 @@ def test_list_scores_are_the_loop(setting):
   items[:, 2, 2:] = -1
   params, objective = setting["params"], generation.objective(setting["params"]["market"])
   creatives = align.best_creatives(params, setting["prepared"])
-  found = align.list_scores(setting["models"], params, setting["request"], items, creatives, objective)
+  scores = jax.jit(align.list_scores, static_argnums=0)
+  found = scores(setting["models"], params, setting["request"], items, creatives, objective)
   np.testing.assert_allclose(found, _scores(setting, items), rtol=1e-4, atol=1e-5)
 
 
@@ -141,12 +143,12 @@ def test_the_creative_distance_is_the_loop(setting):
   items = np.array(_sampled(setting))
   items[2, 3] = -1
   states = jax.random.normal(jax.random.key(1), (8, LENGTH, models.generator.config.width))
-  found = align.creative_distance(models, params, prepared, items, states, 2.0)
+  found = jax.jit(align.creative_distance, static_argnums=0)(models, params, prepared, items, states, 2.0)
   odds = np.asarray(prepared.alone["poi"] + prepared.alone["creative"], np.float64)
   pois = np.maximum(np.take_along_axis(np.asarray(prepared.request.candidates), np.maximum(items, 0), 1), 0)
   own = np.asarray(params["catalog"].poi_creatives)[pois]
   belief = np.take_along_axis(odds, np.maximum(items, 0)[..., None], 1)
-  scores = np.asarray(creative_scores(models, params, states, own, jnp.asarray(belief, jnp.float32)))
+  scores = np.asarray(jax.jit(creative_scores, static_argnums=0)(models, params, states, own, np.float32(belief)))
   for b in range(8):
     distance = []
     for k in [k for k in range(LENGTH) if items[b, k] >= 0]:

@@ -39,7 +39,7 @@ def test_lists_are_scored_by_mixed_bids_unless_bid_free(bid_free):
     recipe.list_config(config, bid_cell=1.0) if bid_free else recipe.list_config(config), params["market"]
   )
   decoder = generation.decoder(models, params, prepared.memory, config.list_length * prepared.table.codes.shape[-1])
-  items = slate.greedy(decoder, prepared.table, bids, prepared.prior, lists)
+  items = jax.jit(lambda: slate.greedy(decoder, prepared.table, bids, prepared.prior, lists))()
   _, theta = believe(models, params, prepared, items)
   take = lambda row: jnp.take_along_axis(jnp.asarray(row)[:, None], jnp.maximum(items, 0), -1)
   objective = generation.objective(params["market"])

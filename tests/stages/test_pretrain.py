@@ -46,7 +46,7 @@ def test_visits_count_by_the_time_since_the_one_before(batch):
 
 def test_the_decoder_starts_as_its_prior():
   stage = pretrain.pretrain_stage(tiny_run.config(), tiny_run.models())
-  params = unbox(stage.init(jax.random.key(0), tiny_run.trained()[1]))
+  params = unbox(jax.jit(stage.init)(jax.random.key(0), tiny_run.trained()[1]))
   assert not np.asarray(params["generator"]["poi_head"]).any()
   assert np.asarray(params["generator"]["item_prior"]["heads"]["kernel"]).any()
 

@@ -27,8 +27,7 @@ def test_a_stage_of_the_recipe_goes_on_to_the_same_bits(name, tmp_path, monkeypa
   options = loop.Options(config=experiment.as_dict(tiny_run.config()), log_every=5, checkpoint_every=2)
 
   def run():
-    with tiny_run.quickly_compiled():  # as the run that it is compared with
-      return loop.run(stages[: last + 1], tmp_path, make_mesh({"data": 1}), options=options)
+    return loop.run(stages[: last + 1], tmp_path, make_mesh({"data": 1}), options=options)
 
   def end_at(count, inner=loop.global_batch):
     calls = []

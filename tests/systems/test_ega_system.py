@@ -254,14 +254,17 @@ def test_creatives_are_the_most_probable_own_chain():
   poi = np.array([0, 5, 9, -1, 40, 77], np.int32)
   chosen = np.asarray(choose_creatives(models, params, states, poi))
   assert chosen[3] == -1
+  read = jax.jit(lambda state, codes: generation.apply(
+    models.generator, params["generator"], "creative_logits", state[None], codes[None]
+  )[0])  # fmt: skip
   for state, one, creative in zip(states, poi, chosen, strict=True):
     best, found = -np.inf, -1
     for own in np.asarray(params["catalog"].poi_creatives)[one] if one >= 0 else ():
       if own < 0:
         continue
       codes = params["ids"].creative[own]
-      logits = generation.apply(models.generator, params["generator"], "creative_logits", state[None], codes[None])[0]
-      log_p = sum(float(jax.nn.log_softmax(row)[code]) for row, code in zip(logits, codes, strict=True))
+      logits = np.asarray(read(state, codes))
+      log_p = sum(float(row[code] - np.logaddexp.reduce(row)) for row, code in zip(logits, codes, strict=True))
       if log_p > best + 1e-6:
         best, found = log_p, own
     assert creative == found

@@ -1,6 +1,9 @@
 """The loop on one device: loss falls, one compilation, donation, finiteness, frozen leaves, refusals."""
 
 import dataclasses
+import os
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +106,20 @@ def test_non_finite_loss_names_its_step_and_keeps_the_last_good_checkpoint(tmp_p
     run([stage], tmp_path, log_every=20)
   assert sorted(path.name for path in (tmp_path / "regress" / "steps").iterdir()) == ["3", "6"]
   assert not (tmp_path / "regress" / "final").exists()
+
+
+def test_a_damaged_checkpoint_is_named_and_without_it_the_one_before_is_gone_on_from(tmp_path):
+  _, stage = toy(bad_step=8)
+  with pytest.raises(loop.NonFiniteLoss):
+    run([stage], tmp_path)
+  newest = tmp_path / "regress" / "steps" / "6"
+  for path in filter(Path.is_file, newest.rglob("*")):
+    os.truncate(path, path.stat().st_size // 2)
+  with pytest.raises(ValueError, match=f"{newest}: this checkpoint cannot be read, or is truncated"):
+    run([stage], tmp_path)
+  shutil.rmtree(newest)
+  with pytest.raises(loop.NonFiniteLoss, match="step 8"):
+    run([stage], tmp_path)
 
 
 def test_non_finite_gradient_of_a_finite_loss_stops_too():
