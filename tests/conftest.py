@@ -13,3 +13,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 if "EGA_TINY_RUN" not in os.environ:  # the processes of pytest-xdist find the folder that the first one made
   os.environ["EGA_TINY_RUN"] = tempfile.mkdtemp(prefix="ega_tiny_")
   atexit.register(shutil.rmtree, os.environ["EGA_TINY_RUN"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+  """Lets one process train the tiny run while others test what does not read it."""
+  reads = [item.path for item in items if hasattr(getattr(item, "module", None), "tiny_run")]
+  items.sort(key=lambda item: 0 if item.path in reads[:1] else 2 if item.path in reads else 1)

@@ -138,7 +138,7 @@ def test_evaluation_writes_figures_and_a_report(tmp_path, capsys):
   found = {name: one["parameters"] for name, one in figures["systems"].items()}
   assert found["popularity"] == 0 < found["MCA"] < found["EGA"]
   assert figures["systems"]["EGA"]["milliseconds"] > 0 < figures["systems"]["MCA"]["flops"] and "## Cost" in text
-  for key in ("knob", "shading", "residual_gain", "seconds", "parameters", "milliseconds", "flops"):
+  for key in ("knob", "shading_equal", "residual_gain_equal", "seconds", "parameters", "milliseconds", "flops"):
     assert results["systems"]["EGA"]["figures"][key] == [figures["systems"]["EGA"][key]]
   assert set(results["frontier"]) == {"MCA", "EGA"} and (tmp_path / "out" / "frontier.png").is_file()
   with pytest.raises(ValueError, match="'EGA2' is unknown; allowed: .*EGA"):

@@ -1,6 +1,7 @@
 """The reward model sees the list, does shared work once, ignores bids and absent entries, and can be calibrated."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -196,17 +197,16 @@ def test_what_is_said_of_an_item_alone_does_not_depend_on_its_list(setting):
 def test_the_prediction_is_the_mean_of_members_that_differ(setting):
   config = dataclasses.replace(setting["module"].config, members=3, calibrated=False)
   module, rows, args = reward.RewardModel(config), setting["rows"], (setting["items"], setting["creatives"])
-  params = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), rows, setting["catalog"], *args)["params"])
-  apply = lambda module, params, **how: jax.jit(lambda params: module.apply(
-    {"params": params}, rows, setting["catalog"], *args, **how
-  ))(params)  # fmt: skip
-  each, together = apply(module, params, each=True), apply(module, params)
-  alone = reward.RewardModel(dataclasses.replace(config, members=1))
+  boxed = jax.eval_shape(module.init, jax.random.key(0), rows, setting["catalog"], *args)["params"]
+  params = oracle.random_params(np.random.default_rng(0), boxed)
+  apply = lambda module, params, **how: module.apply({"params": params}, rows, setting["catalog"], *args, **how)
+  each, together = jax.jit(lambda params: (apply(module, params, each=True), apply(module, params)))(params)
+  alone = jax.jit(functools.partial(apply, reward.RewardModel(dataclasses.replace(config, members=1))))
   for name in together:
     np.testing.assert_allclose(together[name], each[name].mean(0), atol=1e-5)
   for member in range(3):
     own = jax.tree.map(lambda leaf, member=member: leaf[member : member + 1], params)
-    np.testing.assert_allclose(apply(alone, own)["poi"], each["poi"][member], atol=1e-5)
+    np.testing.assert_allclose(alone(own)["poi"], each["poi"][member], atol=1e-5)
   assert np.abs(each["poi"][0] - each["poi"][1]).max() > 1e-2
 
 
