@@ -19,9 +19,9 @@ def folder() -> Path:
 
 
 @contextlib.contextmanager
-def _alone():
-  """Waits until no other process makes something here."""
-  with open(folder() / "lock", "w", encoding="utf-8") as file:
+def _alone(name):
+  """Waits until no other process makes what is called `name`."""
+  with open(folder() / f"{name}.lock", "w", encoding="utf-8") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     yield
 
@@ -36,7 +36,7 @@ def data() -> str:
 
   flags.FLAGS.mark_as_parsed()
   output, made = str(folder() / "data"), folder() / "data_made"
-  with _alone(), flagsaver.flagsaver(source="world", size="tiny", output=output, export_requests=9):
+  with _alone("data"), flagsaver.flagsaver(source="world", size="tiny", output=output, export_requests=9):
     if not made.exists():
       prepare_data.main([])
       made.touch()
@@ -63,7 +63,7 @@ def trained():
   workdir = folder() / "run"
   module = experiment.load(EXPERIMENT)[0]
   options = loop.Options(config=experiment.as_dict(config()), log_every=5)
-  with _alone():  # the first process trains, others read what it left
+  with _alone("run"):  # the first process trains, others read what it left
     finals = loop.run(module.stages(config(), str(workdir)), workdir, make_mesh({"data": 1}), options=options)
     write_json(workdir / "experiment.json", {"experiment": str(EXPERIMENT)})
   return workdir, finals

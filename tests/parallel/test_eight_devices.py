@@ -15,7 +15,7 @@ def report_of(script, workdir):
   path = os.pathsep.join(filter(None, sys.path))
   env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
   command = [sys.executable, str(Path(__file__).with_name(script)), str(workdir)]
-  ran = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, timeout=300)
+  ran = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, timeout=600)
   assert ran.returncode == 0
   return json.loads(ran.stdout.splitlines()[-1])
 
