@@ -1,4 +1,4 @@
-"""Settings that must be in the environment before jax starts."""
+"""Settings that must be in the environment before jax starts, and the order in which two processes share the files."""
 
 import atexit
 import getpass
@@ -17,5 +17,6 @@ if "EGA_TINY_RUN" not in os.environ:  # the processes of pytest-xdist find the f
 
 def pytest_collection_modifyitems(items):
   """Lets one process train the tiny run while others test what does not read it."""
-  reads = [item.path for item in items if hasattr(getattr(item, "module", None), "tiny_run")]
-  items.sort(key=lambda item: 0 if item.path in reads[:1] else 2 if item.path in reads else 1)
+  readers = list(dict.fromkeys(item.path for item in items if hasattr(getattr(item, "module", None), "tiny_run")))
+  first, later = readers[:1], readers[1:]
+  items.sort(key=lambda item: (item.path in later) - (item.path in first))

@@ -41,6 +41,16 @@ def color(number):
   return COLORS[number % len(COLORS)]
 
 
+def same_lines(section):
+  """Returns {"A, B": points} of {system: points}, systems of the same points together: they differ by payments alone,
+  and the later line would hide the earlier.
+  """
+  names = {}
+  for system, points in section.items():
+    names.setdefault(repr(points), []).append(system)
+  return {", ".join(some): section[some[0]] for some in names.values()}
+
+
 def _frontier(results, pyplot):
   """Welfare and clicks against the ad share, one line per system."""
   section = results.get("frontier")
@@ -52,7 +62,7 @@ def _frontier(results, pyplot):
     return None
   figure, axes = pyplot.subplots(1, len(shown), figsize=(4.6 * len(shown), 3.6), squeeze=False)
   for axis, (key, label) in zip(axes[0], shown, strict=True):
-    for number, (system, points) in enumerate(section.items()):
+    for number, (system, points) in enumerate(same_lines(section).items()):
       known = [point for point in points if point.get(key) is not None]
       x, y = [point["ad_share"] for point in known], [point[key] for point in known]
       axis.plot(x, y, marker="o", markersize=4, color=color(number), label=system)

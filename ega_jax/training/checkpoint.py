@@ -6,6 +6,7 @@ STAGE/final/, final.json the parameters that later stages and users get, and the
 Each appears whole or not at all: it is written beside and renamed.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -102,14 +103,8 @@ class StepCheckpoints:
     target = _targets(abstract, shardings)
     data = grain.checkpoint.CheckpointRestore(_grain_like(iterator))
     args = ocp.args.Composite(state=ocp.args.StandardRestore(nested(target)), data=data)
-    try:
+    with _named(self._directory / str(step), "without this folder the stage goes on from the checkpoint before"):
       found = self._manager.restore(step, args=args)["state"]
-    except Exception as error:
-      where = self._directory / str(step)
-      raise ValueError(
-        f"{where}: this checkpoint cannot be read, or is truncated ({_reason(error)}); without its folder the stage "
-        "goes on from the one before"
-      ) from error
     return restructure(target, found)
 
   def preempted(self, step):
@@ -148,9 +143,18 @@ def _grain_like(iterator):
   return iterator if isinstance(iterator, grain.DatasetIterator) else _JsonState(iterator)
 
 
-def _reason(error):
-  """Returns the first sentence of what Orbax says of a file that is cut or gone: a bare Exception, with advice."""
-  return str(error).partition("\n")[0].partition(". See")[0]
+@contextlib.contextmanager
+def _named(path, advice):
+  """Makes of what Orbax raises for a file that is cut or gone, a bare Exception, a ValueError that names `path`; what
+  the device says, as that its memory is full, is no word on files.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError:
+    raise
+  except Exception as error:
+    reason = str(error).partition("\n")[0].partition(". See")[0]
+    raise ValueError(f"{path}: cannot be read, or is truncated ({reason}); {advice}") from error
 
 
 def final_exists(directory):
@@ -204,11 +208,8 @@ def load_final(directory, mesh=None, rules=None, *, replicate_uneven=False):
     shardings = tree_shardings(params, names, mesh, rules, replicate_uneven=replicate_uneven)
   target = _targets(params, shardings)
   with ocp.StandardCheckpointer() as checkpointer:
-    try:
+    with _named(directory / "final", "allowed: the parameters that the stage wrote"):
       values = checkpointer.restore(directory / "final", nested(target))
-    except Exception as error:
-      where = directory / "final"
-      raise ValueError(f"{where}: these parameters cannot be read, or are truncated ({_reason(error)})") from None
   return restructure(target, values), names
 
 

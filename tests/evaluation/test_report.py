@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import oracles_evaluation as toy
-from ega_jax.evaluation import audit, audit_views, market, payments, ranking, report, systems, tables
+from ega_jax.evaluation import audit, audit_views, market, payments, plots, ranking, report, systems, tables
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,12 @@ def test_written_report_is_regenerated_from_its_json(results, tmp_path):
     data = (tmp_path / "first" / f"{name}.png").read_bytes()
     width, height = struct.unpack(">II", data[16:24])
     assert data[:4] == b"\x89PNG" and min(width, height) > 200 and f"({name}.png)" in first
+
+
+def test_systems_of_one_frontier_share_its_line():
+  one, other = [{"ad_share": 0.1, "true/welfare": 1.0}], [{"ad_share": 0.1, "true/welfare": 2.0}]
+  found = plots.same_lines({"EGA": one, "MCA": other, "EGA-gsp": [dict(one[0])]})
+  assert found == {"EGA, EGA-gsp": one, "MCA": other} and list(found) == ["EGA, EGA-gsp", "MCA"]
 
 
 def test_what_json_cannot_hold_becomes_null(tmp_path):

@@ -48,7 +48,7 @@ def test_damaged_parameters_name_their_folder(tmp_path):
   largest = max((path for path in (tmp_path / "final").rglob("*") if path.is_file()), key=lambda at: at.stat().st_size)
   with open(largest, "r+b") as file:
     file.truncate(2000)
-  with pytest.raises(ValueError, match=f"{tmp_path}/final: these parameters cannot be read, or are truncated"):
+  with pytest.raises(ValueError, match=f"{tmp_path}/final: cannot be read, or is truncated"):
     load_final(tmp_path)
   (tmp_path / "final.json").write_text('{"kind": "dict", "items"')
   with pytest.raises(ValueError, match=f"{tmp_path}/final.json: not the description of a stage, or truncated"):

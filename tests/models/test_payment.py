@@ -1,5 +1,7 @@
 """The price depends on the own bid by the cap and by what is shown alone; the rate is the paper's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +34,12 @@ def _network(form, inputs, scale=0.3):
   module = payment.payment_network(form)
   boxed = jax.eval_shape(module.init, jax.random.key(0), inputs, jnp.ones((*SHAPE, 5)))["params"]
   params = oracle.random_params(np.random.default_rng(1), boxed, scale=scale)
-  run = jax.jit(lambda params, own, inputs, how: module.apply({"params": params}, inputs, own, **dict(how)),
-                static_argnames="how")  # fmt: skip
-  return params, lambda params, own, inputs=inputs, **how: run(params, own, inputs, how=tuple(how.items()))
+
+  @functools.partial(jax.jit, static_argnames="straight_through")
+  def apply(params, own, inputs=inputs, *, straight_through=True):
+    return module.apply({"params": params}, inputs, own, straight_through=straight_through)
+
+  return params, apply
 
 
 def test_the_own_bid_only_caps_the_price():
