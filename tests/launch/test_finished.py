@@ -1,9 +1,11 @@
 """launch.finished: parameters on disk are those of the config's modules, or are refused."""
 
+import jax
 import numpy as np
 import pytest
 from test_train import TOY
 
+from ega_jax.training import checkpoint
 from ega_jax.training.checkpoint import final_shapes, load_final, save_final, write_json
 from ega_jax.training.structure import describe
 from launch import experiment, finished
@@ -53,3 +55,9 @@ def test_damaged_parameters_name_their_folder(tmp_path):
   (tmp_path / "final.json").write_text('{"kind": "dict", "items"')
   with pytest.raises(ValueError, match=f"{tmp_path}/final.json: not the description of a stage, or truncated"):
     final_shapes(tmp_path)
+
+
+def test_what_the_device_says_is_no_word_on_files():
+  with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+    with checkpoint._named("final", "none"):
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
