@@ -3,7 +3,7 @@
 # Usage: bash launch/checkins.sh CITY [--config.a.b=value ...]; the same command goes on with what a killed one left.
 # RUN: folder of all results (runs/checkins). SEEDS: of training ("0 1 2"). MARKETPLACE: seed of what is drawn over the
 # visits (1). PREPARE: more arguments of launch.prepare_data, such as "--num_organic=20" for a small city (none).
-# EXPERIMENT: a config (experiments/ega_checkins/config.py). JOBS: seeds at once, a core each (2).
+# EXPERIMENT: a config (experiments/ega_checkins/config.py). JOBS: processes at once, a core each (2).
 # RUN/data_of.txt keeps what the data were made of; another CITY, MARKETPLACE or PREPARE needs another RUN: exit code 2.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -37,19 +37,36 @@ if [ ! -f "$run/data/schema.json" ]; then
   "$python" -m launch.prepare_data --source=checkins --input="$city" --output="$run/data" --seed="${MARKETPLACE:-1}" \
     ${PREPARE:-}
 fi
-one_seed() { # seed [overrides]; SLOT counts the seeds that run at once
-  local seed=$1 pinned=() started=$SECONDS
-  shift
+# Tasks, a line each, JOBS at once: every training, then every evaluation, which waits for its seed's training. The last
+# ones of all seeds help: processes that evaluate one seed share its systems out.
+task() { # train|evaluate|help seed [overrides]; SLOT counts the tasks that run at once
+  local what=$1 seed=$2 pinned=() started=$SECONDS
+  local at="$run/seed$seed"
+  shift 2
   command -v taskset > /dev/null && pinned=(taskset -c "$((SLOT % $(nproc)))")
-  "${pinned[@]}" "$python" -m launch.train --experiment="$experiment" --workdir="$run/seed$seed" \
-    --config.seed="$seed" --config.data="$run/data" "$@"
-  echo "seed $seed: trained after $(((SECONDS - started) / 60)) minutes"
-  "${pinned[@]}" "$python" -m launch.evaluate --workdir="$run/seed$seed" --output="$run/seed$seed/results.json"
-  echo "seed $seed: evaluated after $(((SECONDS - started) / 60)) minutes"
+  if [ "$what" = train ]; then
+    "${pinned[@]}" "$python" -m launch.train --experiment="$experiment" --workdir="$at" \
+      --config.seed="$seed" --config.data="$run/data" "$@" || { touch "$at.failed"; return 1; }
+    touch "$at.trained"
+  else
+    until [ -e "$at.trained" ]; do
+      [ ! -e "$at.failed" ] || return 1
+      sleep "${POLL:-5}"
+    done
+    [ ! -e "$at.evaluated" ] || return 0
+    "${pinned[@]}" "$python" -m launch.evaluate --workdir="$at" --output="$at/results.json"
+    touch "$at.evaluated"
+  fi
+  echo "seed $seed: $what took $(((SECONDS - started) / 60)) minutes"
 }
-export -f one_seed
+export -f task
 seeds=(${SEEDS:-0 1 2})
-printf '%s\n' "${seeds[@]}" | xargs -P "${JOBS:-2}" --process-slot-var=SLOT -I{} bash -euo pipefail -c \
-  'one_seed "$@" 2>&1 | tee -a "$run/seed{}.log"' one_seed {} "$@"
+for seed in "${seeds[@]}"; do
+  rm -f "$run/seed$seed".{trained,failed,evaluated}
+done
+for what in train evaluate help; do
+  printf "$what %s\n" "${seeds[@]}"
+done | xargs -P "${JOBS:-2}" --process-slot-var=SLOT -L 1 bash -euo pipefail -c \
+  'overrides=("${@:1:$#-2}"); set -- "${@: -2}" "${overrides[@]}"; task "$@" 2>&1 | tee -a "$run/seed$2.log"' task "$@"
 folders=$(printf ",$run/seed%s" "${seeds[@]}")
 "$python" -m launch.evaluate --report_only --workdir="${folders#,}" --output="$run/results.json"

@@ -4,7 +4,8 @@ python -m launch.evaluate --workdir=DIR[,DIR..] --output=FILE.json [--systems=EG
   [--config.evaluation.requests=100 ..]
 One workdir per seed. Writes DIR/evaluation/ for each, FILE.json with all figures, and report.md with its plots beside
 it. The same command goes on with what a killed one had not evaluated yet, if commit, config and parameters are the
-same; systems that are named are evaluated anew. The config is the run's own but for keys of `evaluation` and `systems`.
+same, and two at once share the systems out; systems that are named are evaluated anew. The config is the run's own but
+for keys of `evaluation` and `systems`.
 Exit codes: 0; 1 if the run failed; 2 for bad input.
 """
 
@@ -34,13 +35,18 @@ def main(overrides):
   values = flags.FLAGS
   binary.check_output(values.output)
   folders = [str(Path(workdir) / "evaluation") for workdir in values.workdir]
+  missing = []
   for workdir, folder in zip(values.workdir, folders, strict=True):
     if not values.report_only:
       config, finals = load_run(workdir)
       with config.unlocked():
         for argument in overrides:
           experiment.override(config, argument)
-      evaluate_seed(config, finals, folder, only=values.systems, commit=binary.provenance()["commit"])
+      found = evaluate_seed(config, finals, folder, only=values.systems, commit=binary.provenance()["commit"])
+      missing += [f"{workdir}: {name}" for name in values.systems or config.systems if name not in found["systems"]]
+  if missing:
+    print(f"no report: another process evaluates {', '.join(missing)}, and writes it")
+    return 0
   results = over_seeds.results(folders, title="EGA and its baselines", **binary.provenance())
   binary.write_report(values.output, report.plain(results))
   path = report.write(results, str(Path(values.output).parent))

@@ -191,12 +191,14 @@ class ToyModel:
 
     def step(cache, token, position):
       written = jnp.asarray(self.embedding)[token + 1] * jnp.asarray(self.place)[position]
-      cache = {"kv": cache["kv"].at[0, :, :, position].set(written)}
-      seen = jnp.arange(self.place.shape[0]) <= position
-      state = jnp.tanh(jnp.asarray(self.request)[:batch, None] + jnp.sum(cache["kv"][0] * seen[:, None], 2))
-      return cache, state, jnp.matmul(state, self.head, precision="highest")
+      before = jnp.sum(cache["kv"][0] * (jnp.arange(self.place.shape[0]) < position)[:, None], 2)
+      state = jnp.tanh(jnp.asarray(self.request)[:batch, None] + before + written)
+      return {"kv": written}, state, jnp.matmul(state, self.head, precision="highest")
 
-    return Decoder(init, step)
+    def write(cache, rows, position):
+      return {"kv": cache["kv"].at[0, :, :, position].set(rows["kv"])}
+
+    return Decoder(init, step, write)
 
 
 def stack(markets):

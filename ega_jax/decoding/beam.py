@@ -12,7 +12,7 @@ from ega_jax.decoding import constraints
 from ega_jax.decoding.lists import Decoder, ListConfig, proposal_bids, take_rows
 from ega_jax.decoding.prior import prior_after
 from ega_jax.decoding.scores import AnyProfiles, OneProfile, OwnBids
-from ega_jax.decoding.slots import assign_slots, move_rows
+from ega_jax.decoding.slots import assign_slots, in_blocks, move_rows
 from ega_jax.types import Array, CandidateTable, Lists, record
 
 __all__ = ["Decoder", "ListConfig", "generate_lists", "own_bid_sweep"]
@@ -38,7 +38,7 @@ class Beams:
 
 
 _WIDTHS = (4, 24)  # legal tokens per prefix below which a step looks at these many instead of the whole vocabulary
-
+_MANY = 11  # beams a slot above which finding more than the first of _WIDTHS of every slot costs less than it saves
 
 _GROUP = 8
 
@@ -59,13 +59,13 @@ def top_k(values, k):
   return best, jnp.take_along_axis(place, found, -1)
 
 
-def _best(scores, terms, beams, width):
+def _best(scores, terms, level, beams, width):
   """Returns (log_z, parent slot, token), each [B, P, S], the best S continuations when no prefix has more than `width`
   legal tokens.
   """
   num, vocabulary = beams.slot.shape[-1], terms.score.shape[-1]
   tokens = None if width == vocabulary else jax.lax.top_k(terms.score, width)[1]
-  log_z = beams.log_z[..., None] + scores.log_z(terms, beams.slot, tokens)
+  log_z = beams.log_z[..., None] + scores.log_z(terms, level, beams.slot, tokens)
   best, flat = top_k(log_z.reshape(log_z.shape[:2] + (num * width,)), num)
   parent = jnp.take_along_axis(beams.slot, flat // width, -1)
   if tokens is None:
@@ -73,19 +73,19 @@ def _best(scores, terms, beams, width):
   return best, parent, take_rows(tokens.reshape(tokens.shape[0], -1), parent * width + flat % width)
 
 
-def _extend(scores, beams, prefixes, level, logits):
+def _extend(scores, beams, terms, level):
   """Returns (log_z f32[B, P, S], parent slot i32[B, P, S], token i32[B, P, S]): the S best continuations of each
   profile.
   """
-  terms = scores.terms(level, prefixes.under, prefixes.prior, logits)
-  vocabulary = logits.shape[-1]
-  widths = [width for width in _WIDTHS if width < vocabulary] if scores.few_tokens else []
+  vocabulary = terms.score.shape[-1]
+  many = beams.slot.shape[1] * beams.slot.shape[2] > _MANY * terms.score.shape[1]
+  widths = [width for width in _WIDTHS[: 1 + many] if width < vocabulary] if scores.few_tokens else []
   if not widths:
-    return _best(scores, terms, beams, vocabulary)
+    return _best(scores, terms, level, beams, vocabulary)
   most = jnp.max(jnp.sum(terms.score > -jnp.inf, -1))
   which = jnp.sum(most > jnp.array(widths))
-  branches = [lambda terms, beams, width=width: _best(scores, terms, beams, width) for width in widths + [vocabulary]]
-  return jax.lax.switch(which, branches, terms, beams)
+  best = lambda width: lambda terms, beams: _best(scores, terms, level, beams, width)
+  return jax.lax.switch(which, [best(width) for width in widths + [vocabulary]], terms, beams)
 
 
 def _choose_items(scores, prefixes, level, parent, token):
@@ -101,9 +101,16 @@ def _level(decoder, scores, resolve, position, level, carry):
   """
   cache, prefixes, beams, overflow = carry
   table, slots = scores.table, prefixes.token.shape[-1]
-  cache, _, logits = decoder.step(cache, prefixes.token, position)
-  log_z, parent, token = _extend(scores, beams, prefixes, level, logits)
-  choice, width = token, logits.shape[-1]
+
+  def by_slot(cache, some):
+    rows, _, logits = decoder.step(cache, some.token, position)
+    return rows, scores.terms(level, some.under, some.prior, logits)
+
+  rows, terms = in_blocks(by_slot, cache, prefixes, prefixes.active)
+  cache = decoder.write(cache, rows, position)
+  terms = terms._replace(score=jnp.where(prefixes.active[..., None], terms.score, -jnp.inf))
+  log_z, parent, token = _extend(scores, beams, terms, level)
+  choice, width = token, terms.score.shape[-1]
   if resolve:
     choice, width = _choose_items(scores, prefixes, level, parent, token), table.valid.shape[-1]
   slot, source, choice, active, full = assign_slots(parent, choice, log_z > -jnp.inf, slots, width)

@@ -19,13 +19,15 @@ LOWEST_BID = 0.2  # in units of bid_scale: what weighs less in proposals weighs 
 class Decoder(NamedTuple):
   """A model as beam search sees it.
 
-  init: `init(U) -> cache`, leaves [layers, B, U, ...]. step: `step(cache, token i32[B, U], position) -> (cache, states
+  init: `init(U) -> cache`, leaves [layers, B, U, ...]. step: `step(cache, token i32[B, U], position) -> (rows, states
   f[B, U, d], logits f[B, U, V])`; `position` counts codes from 0, `token` is the code chosen at the position before (-1
-  at position 0, the beginning of the list).
+  at position 0, the beginning of the list). The cache holds the positions before, and `write(cache, rows, position) ->
+  cache` adds this one, leaves of rows being [B, U, ...]. A step may be given some of the slots alone.
   """
 
   init: Any
   step: Any
+  write: Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """log z of every token after every beam of every bid profile, for three shapes of bid profiles (EGA Eq. 21-22).
 
 Each class has `table`, `prior`, `num_profiles` and three functions. `terms(level, under, prior, logits)` does what is
-needed once per slot (distinct prefix), from its `under` bool[B, U, C], prior f32[B, U, C] and logits f32[B, U, V]; the
-`score` f32[B, U, V] of its result is -inf where a token is illegal. `log_z(terms, slot, tokens) -> f32[B, P, S, D]`
-takes it to the beams at `slot` i32[B, P, S], for the tokens i32[B, U, D] of each slot (None: all V). `power()` is
-(bid / bid_scale)^alpha. `few_tokens`: whether a short list of tokens saves work.
+needed once per slot (distinct prefix), from its `under` bool[B, U, C], prior f32[B, U, C] or None and logits
+f32[B, U, V]; all leaves of its result are [B, U, ...], so that it may be given some of the slots, and `score`
+f32[B, U, V] is -inf where a token is illegal. `log_z(terms, level, slot, tokens) -> f32[B, P, S, D]` takes it to the
+beams at `slot` i32[B, P, S], for the tokens i32[B, U, D] of each slot (None: all V). `power()` is (bid /
+bid_scale)^alpha. `few_tokens`: whether a short list of tokens saves work.
 """
 
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ class OneProfile:
     """Returns Terms whose score is log z."""
     return Terms(constraints.token_log_z(logits, under, self.table, level, self.bids, prior, self.config))
 
-  def log_z(self, terms, slot, tokens):
+  def log_z(self, terms, level, slot, tokens):
     """Returns f32[B, 1, S, D]."""
     return take_rows(_some(terms.score, tokens), slot)
 
@@ -68,11 +69,12 @@ class AnyProfiles:
     """Returns Terms of the unweighted tokens."""
     tokens = constraints.one_hot_codes(self.table, level, logits.shape[-1])
     score = _unweighted(constraints.token_log_mass(under, prior, tokens), prior, logits)
-    return Terms(score, (under, prior, tokens))
+    return Terms(score, (under, prior))
 
-  def log_z(self, terms, slot, tokens):
+  def log_z(self, terms, level, slot, tokens):
     """Returns f32[B, G, S, V]: the weights need the whole vocabulary."""
-    under, prior, one_hot = terms.extra
+    under, prior = terms.extra
+    one_hot = constraints.one_hot_codes(self.table, level, terms.score.shape[-1])
     score = take_rows(terms.score, slot)
     weight = lambda bids, under, prior: constraints.token_log_weight(
       under, self.table, bids, one_hot, self.config, prior
@@ -142,8 +144,8 @@ class OwnBids:
   few_tokens = True
 
   def terms(self, level, under, prior, logits):
-    """Returns Terms: scores at the base bids relative to each slot's best, and of each changed ad its code and
-    quantities f32[B, A, U].
+    """Returns Terms: scores at the base bids relative to each slot's best, and quantities f32[B, U, A] of each changed
+    ad.
     """
     tokens = constraints.one_hot_codes(self.table, level, logits.shape[-1])
     codes, place = self.table.codes[..., level], jnp.maximum(self.ads, 0)
@@ -158,14 +160,16 @@ class OwnBids:
     own = take_rows(under.transpose(0, 2, 1), place) & (self.ads >= 0)[..., None]
     rest = jnp.where(own, constraints.sums(mass, 1.0 - mine).transpose(0, 2, 1), mass.sum(-1)[:, None])
     own_free = jnp.where(own, take_rows((free - best).transpose(0, 2, 1), code), -jnp.inf)
-    return Terms(score, (code, rest, own_free, [r.transpose(0, 2, 1) for r in rivals]))
+    return Terms(score, (rest.transpose(0, 2, 1), own_free.transpose(0, 2, 1), rivals))
 
-  def log_z(self, terms, slot, tokens):
+  def log_z(self, terms, level, slot, tokens):
     """Returns f32[B, A * G, S, D]."""
     (batch, ads, nodes), num = self.nodes.shape, slot.shape[-1]
     where = slot.reshape(batch, ads, nodes * num)
-    beams = lambda values: jnp.take_along_axis(values, where, -1).reshape(batch, ads, nodes, num)
-    code, rest, own_free, rivals = terms.extra
+    by_ad = lambda values: jnp.take_along_axis(values.transpose(0, 2, 1), where, -1)
+    beams = lambda values: by_ad(values).reshape(batch, ads, nodes, num)
+    code = take_rows(self.table.codes[..., level], jnp.maximum(self.ads, 0))
+    rest, own_free, rivals = terms.extra
     own = beams(own_free) + self._own_log_weight([beams(r) for r in rivals], num)
     total = beams(rest) + jnp.exp(own)
     norm = jnp.where(total > 0, jnp.log(jnp.where(total > 0, total, 1.0)), 0.0)

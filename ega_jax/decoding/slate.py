@@ -36,7 +36,8 @@ def rollout(decoder, table, bids, prior, config, masked=None, rng=None, temperat
     cache, items, token = carry
     under, after = constraints.available_items(table, items, masked), prior_after(prior, items)
     for level in range(levels):
-      cache, _, logits = decoder.step(cache, token, step * levels + level)
+      rows, _, logits = decoder.step(cache, token, step * levels + level)
+      cache = decoder.write(cache, rows, step * levels + level)
       log_z = constraints.token_log_z(logits, under, table, level, bids, after, config)
       token = _pick(log_z, None if rng is None else jax.random.fold_in(rng, step * levels + level), temperature)
       under = constraints.narrow(under, table, level, token)

@@ -54,6 +54,35 @@ def assign_slots(parent, choice, alive, slots, width):
   )
 
 
+BLOCK = 128  # slots that a step of the model takes at once, of each request
+
+
+def in_blocks(function, cache, rows, active):
+  """Returns function(cache, rows) of the slots that hold a prefix: block by block up to the last of them, 0 after it.
+
+  Prefixes take the lowest free slots, and early in a list, or where few bids matter, most slots are free.
+
+  Args: function: its leaves are [B, U, ...], a function of each slot alone. cache: leaves [layers, B, U, ...]; rows:
+    leaves [B, U, ...]; active bool[B, U].
+  """
+  slots, block = active.shape[1], BLOCK
+  if slots <= block or slots % block:
+    return function(cache, rows)
+  last = jnp.max(jnp.where(active, jnp.arange(slots), 0))
+
+  def part(start):
+    some = lambda axis: lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, block, axis)
+    return function(jax.tree.map(some(2), cache), jax.tree.map(some(1), rows))
+
+  def add(i, found):
+    write = lambda whole, new: jax.lax.dynamic_update_slice_in_dim(whole, new, i * block, 1)
+    return jax.tree.map(write, found, part(i * block))
+
+  shapes = jax.eval_shape(part, 0)
+  empty = jax.tree.map(lambda leaf: jnp.zeros((leaf.shape[0], slots, *leaf.shape[2:]), leaf.dtype), shapes)
+  return jax.lax.fori_loop(0, last // block + 1, add, empty)
+
+
 def _gather_rows(cache, source):
   return jax.tree.map(lambda leaf: jax.vmap(take_rows, in_axes=(0, None))(leaf, source), cache)
 

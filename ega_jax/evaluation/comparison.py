@@ -4,7 +4,6 @@ Totals per user are kept (npz) beside the figures (JSON), so that a report over 
 """
 
 import hashlib
-import itertools
 import json
 import os
 import time
@@ -14,6 +13,7 @@ import numpy as np
 from ega_jax.data import records
 from ega_jax.data.world import World
 from ega_jax.evaluation import assessment, flops, load, market, next_poi_model, payments, reward_quality
+from ega_jax.evaluation.kept_rows import Rows
 from ega_jax.evaluation.lineup import systems
 from ega_jax.evaluation.systems import evaluate_system, truthful
 from ega_jax.stages import recipe
@@ -21,11 +21,9 @@ from ega_jax.stages.batches import REQUEST, evenly
 from ega_jax.stages.market import balancing_requests, target_ad_share
 from ega_jax.systems.balance import mean_ad_share
 from ega_jax.systems.kept import digest
-from ega_jax.training.checkpoint import write_json
 from ega_jax.training.writers import Progress
 
 COLUMNS = (*REQUEST, "row")
-FIGURES = "figures.json"
 
 
 def sample(directory, split, count, chunk):
@@ -37,7 +35,8 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   """Writes OUTPUT/{name}.npz and figures.json for every system of the line-up, and returns the figures.
 
   Rows found in OUTPUT that the same commit made from the same config, data and parameters are kept: an evaluation that
-  was killed goes on with the row it was at. Rows of another origin are set aside (OUTPUT.1, ..).
+  was killed goes on with the row it was at, and several processes share the rows out. Rows of another origin are set
+  aside (OUTPUT.1, ..).
 
   Args:
     config: the experiment's config. finals: {stage: params}. say: progress, one line per system.
@@ -57,51 +56,55 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   believe = reward_quality.evaluator(config, finals["policy"])
   made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}
   made_by["data"] = hashlib.sha256(json.dumps(records.identity(config.data), sort_keys=True).encode()).hexdigest()
-  figures = kept_figures(output, made_by)
-  if figures is None:
-    set_aside(output)
-    os.makedirs(output, exist_ok=True)
-    figures = {**made_by, "target_ad_share": target, "systems": {}}
-  seen, before = {}, None
-  for name, make in (
-    ("reward", lambda: reward_quality.quality(config, finals["policy"])),
-    ("next_poi", lambda: next_poi_model.compare(config, finals["pretrain"])),
-  ):
-    if name not in figures:
-      figures[name] = make()
-      write_json(os.path.join(output, FIGURES), figures, sort_keys=False)
-  for entry in entries:
-    if entry.name in figures["systems"] and entry.name not in only:
-      continue
-    laps, by_price = Laps(Progress(entry.name, 0).say), entry.by_slot_price
-    entry = equal.balanced(entry)
-    laps("balance")
-    if before not in (None, entry.system):
-      before.forget()  # memory; rows of one system follow each other
-    before = entry.system
-    if entry.system not in seen:  # rows may share a system, and differ by payments
-      points = load.frontier_points(entry.system, loaded, world, chunk) if by_price else []
-      laps("frontier")
-      totals = evaluate_system(
-        entry.system, payments.Free(), test, world, believe, sigma=config.value_sigma, chunk_size=chunk
-      )
-      seen[entry.system] = totals, {"frontier": points} | {
-        "milliseconds": milliseconds(entry.system, loaded, chunk), "flops": operations(entry.system, loaded, chunk),
-      }  # fmt: skip
-      laps("test")
-    totals, of_system = seen[entry.system]
-    samples = {"validation": validation, "priced": priced}
-    found, kept = assessment.assess(entry, config, world, believe, equal, samples, laps)
-    arrays = {f"{name}/{key}": value for name, some in kept.items() for key, value in market.by_user(some).items()}
-    tests = {f"test/{key}": value for key, value in market.by_user(totals).items()}
-    np.savez_compressed(os.path.join(output, f"{entry.name}.npz"), **tests, **arrays)
-    found |= of_system
-    found |= {"parameters": entry.parameters, "seconds": laps.total, "seconds_of": laps.parts}
-    rows = figures["systems"] | {entry.name: found}
-    figures["systems"] = {name: rows[name] for name in sorted(rows, key=(*config.systems, *rows).index)}
-    say(f"{entry.name}: {laps}")
-    write_json(os.path.join(output, FIGURES), figures, sort_keys=False)  # rows keep their order
-  return figures
+  with Rows(output, made_by, config.systems, target_ad_share=target) as rows:
+    for name, make in (
+      ("reward", lambda: reward_quality.quality(config, finals["policy"])),
+      ("next_poi", lambda: next_poi_model.compare(config, finals["pretrain"])),
+    ):
+      with rows.claimed(name) as mine:
+        if mine:
+          rows.add_part(name, make())
+    samples = {"validation": validation, "priced": priced, "test": test, "loaded": loaded}
+    seen, before = {}, None
+    for entry in entries:
+      with rows.claimed(entry.name, anew=entry.name in only) as mine:
+        if not mine:
+          continue
+        if before not in (None, entry.system):
+          before.forget()  # memory; rows of one system follow each other
+        found, arrays, before = row(config, entry, world, believe, equal, samples, seen, say)
+        np.savez_compressed(os.path.join(output, f"{entry.name}.npz"), **arrays)
+        rows.add(entry.name, found)
+    return rows.figures
+
+
+def row(config, entry, world, believe, equal, samples, seen, say=print):
+  """Returns (figures, {"sample/figure": totals per user}, the system at the ad load) of an Entry.
+
+  Args: believe, equal: of `assessment.assess`. samples: {"validation", "priced", "test", "loaded"}: request columns.
+    seen: {system: its figures and test totals}, to which new ones are added: rows may share a system, and differ by
+    payments.
+  """
+  chunk = config.evaluation.chunk
+  laps, by_price = Laps(Progress(entry.name, 0).say), entry.by_slot_price
+  entry = equal.balanced(entry)
+  laps("balance")
+  if entry.system not in seen:
+    points = load.frontier_points(entry.system, samples["loaded"], world, chunk) if by_price else []
+    laps("frontier")
+    totals = evaluate_system(
+      entry.system, payments.Free(), samples["test"], world, believe, sigma=config.value_sigma, chunk_size=chunk
+    )
+    time_of, count_of = (of(entry.system, samples["loaded"], chunk) for of in (milliseconds, operations))
+    seen[entry.system] = totals, {"frontier": points, "milliseconds": time_of, "flops": count_of}
+    laps("test")
+  totals, of_system = seen[entry.system]
+  found, kept = assessment.assess(entry, config, world, believe, equal, samples, laps)
+  arrays = {f"{name}/{key}": value for name, some in ({"test": totals} | kept).items()
+            for key, value in market.by_user(some).items()}
+  say(f"{entry.name}: {laps}")
+  found |= of_system | {"parameters": entry.parameters, "seconds": laps.total, "seconds_of": laps.parts}
+  return found, arrays, entry.system
 
 
 class Laps:
@@ -123,23 +126,6 @@ class Laps:
 
   def __str__(self):
     return f"{self.total:.0f} s ({', '.join(f'{part} {seconds:.0f}' for part, seconds in self.parts.items())})"
-
-
-def kept_figures(output, made_by):
-  """Returns the figures of an earlier evaluation in OUTPUT, None unless commit, config and parameters are these."""
-  path = os.path.join(output, FIGURES)
-  if made_by["commit"].endswith(("unknown", "+uncommitted")) or not os.path.isfile(path):
-    return None
-  with open(path, encoding="utf-8") as file:
-    figures = json.load(file)
-  return figures if all(figures.get(key) == value for key, value in made_by.items()) else None
-
-
-def set_aside(output):
-  """Renames a folder of rows to OUTPUT.1, OUTPUT.2, ..: hours of measurement are not written over."""
-  if os.path.isfile(os.path.join(output, FIGURES)):
-    number = next(number for number in itertools.count(1) if not os.path.exists(f"{output}.{number}"))
-    os.rename(output, f"{output}.{number}")
 
 
 def milliseconds(system, columns, chunk):

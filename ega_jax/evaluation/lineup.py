@@ -86,8 +86,9 @@ def builders(config, finals, world, priced=True):
   def ega(name, stage="policy", **options):
     return recipe.ega_system(config, models, finals[stage], Options(value_sigma=config.value_sigma, **options), name)
 
-  # One object for the rows that differ by their payments alone.
+  # One object for the rows that differ by their payments alone, with bids and without.
   plain = functools.cache(lambda: recipe.ega_system(config, models, finals["policy"]))
+  bid_free = functools.cache(lambda: free("bid-free lists"))
 
   def learned(name, stage, form, note):
     system = plain()
@@ -102,7 +103,7 @@ def builders(config, finals, world, priced=True):
     return Entry(name, Knobbed(build, knob), payments.Free(), note, loads)
 
   def ranged():
-    system = free("EGA-vcg_range")
+    system = bid_free()
     return Entry("EGA-vcg_range", system, PivotPayment(system), "bid-free lists, exactly truthful")
 
   def virtual():
@@ -129,7 +130,7 @@ def builders(config, finals, world, priced=True):
     "MCA+R-objective": cascade_by_ega,
     "MCA+R-rounds": lambda: searched(4),
     "GR": lambda: with_gsp("GR", ListGeneration("GR", free("GR")), "bid-free lists, ads ranked by b * pCTR"),
-    "GR+R": lambda: with_gsp("GR+R", free("GR+R"), f"best of {num_lists} bid-free lists by the reward model"),
+    "GR+R": lambda: with_gsp("GR+R", bid_free(), f"best of {num_lists} bid-free lists by the reward model"),
     "EGA": lambda: learned("EGA", "payment", "price", "learned price"),
     "EGA-gsp": lambda: with_gsp("EGA-gsp", plain(), "EGA's lists, GSP", ()),
     "EGA-rate": lambda: learned("EGA-rate", "payment_rate", "rate", "EGA's lists, the paper's rate form"),

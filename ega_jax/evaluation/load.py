@@ -26,10 +26,18 @@ class EqualLoad:
   chunk: int
   list_length: int
   fine: dict | None = None
+  found: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)  # {system: it at the load}
 
   def balanced(self, entry):
-    """Returns the entry with its knob set to the target ad share; payment rules follow their system."""
-    return self._at(entry, entry.knob, 1.0, self.columns, fine=self.fine)[0] if entry.knob else entry
+    """Returns the entry with its knob set to the target ad share; payment rules follow their system. Entries of one
+    system get one system.
+    """
+    if not entry.knob:
+      return entry
+    if entry.system not in self.found:
+      self.found[entry.system] = self._at(entry, entry.knob, 1.0, self.columns, fine=self.fine)[0].system
+    system = self.found[entry.system]
+    return dataclasses.replace(entry, system=system, rule=entry.rule.on(system))
 
   def by_bids(self, entry):
     """Returns a function (g, finely=False) -> (system, rule) of a balanced entry, its knob set anew for bids g * value:

@@ -108,15 +108,16 @@ class EGA(nn.Module):
     return tuple({"key": zeros(), "value": zeros()} for _ in range(layers))
 
   def decode_step(self, memory, cache, token, position, task):
-    """Returns (cache, states [B, U, d], logits [B, U, V]) after token i32[B, U] at `position`; -1 at 0 is BOI.
+    """Returns (rows, states [B, U, d], logits [B, U, V]) after token i32[B, U] at `position`; -1 at 0 is BOI.
 
+    The cache holds the positions before; `attention.write_rows` adds the rows of this one.
     The logits predict the code at level position % L. The same numbers as `decode` (up to rounding).
     """
     levels = self.config.poi_levels
     embedded = self.poi_codes.at_level(token, (position - 1) % levels)
-    cache, states = self.poi_decoder.step(embedded, cache, position, memory, task)
+    rows, states = self.poi_decoder.step(embedded, cache, position, memory, task)
     head = self.poi_head[task, position % levels].astype(states.dtype)
-    return cache, states, jnp.einsum("bud,dv->buv", states, head).astype(jnp.float32)
+    return rows, states, jnp.einsum("bud,dv->buv", states, head).astype(jnp.float32)
 
   def creative_logits(self, states, codes):
     """Returns f32[..., Lc, Vc] of POI states [..., d] and creative codes i32[..., Lc] (EGA Eq. 16); axes broadcast."""

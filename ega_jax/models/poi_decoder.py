@@ -53,12 +53,15 @@ class PoiDecoder(nn.Module):
     return self.norm(x)
 
   def step(self, embedded, cache, position, memory, task):
-    """Returns (cache, states [B, U, d]) after the code embedded [B, U, d] at `position`; BOI where position is 0."""
+    """Returns (rows, states [B, U, d]) after the code embedded [B, U, d] at `position`; BOI where position is 0.
+
+    rows: what `attention.write_rows` adds to the cache.
+    """
     begin = self.begin[task].astype(embedded.dtype)
     x = jnp.where(jnp.asarray(position) == 0, begin, embedded) + self.positions[position].astype(embedded.dtype)
-    caches = []
+    rows = []
     for i, layer in enumerate(self.layers):
       keys, values = memory.cross_keys[i], memory.cross_values[i]
-      updated, x = layer.step(x, cache[i], position, keys, values, memory.mask)
-      caches.append(updated)
-    return tuple(caches), self.norm(x)
+      new, x = layer.step(x, cache[i], position, keys, values, memory.mask)
+      rows.append(new)
+    return tuple(rows), self.norm(x)

@@ -5,6 +5,7 @@ Every model reaches attention through `attention`, so that another kernel is one
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -75,6 +76,15 @@ def cached_attention(query, keys, values, new_key, new_value, position):
   mixed = mixed + own_weight[..., None].astype(values.dtype) * flat(new_value)[:, :, None]
   mixed = jnp.sum(mixed.reshape(batch, lists, heads, kv_heads, width) * own[:, :, None], axis=3)
   return mixed / (jnp.sum(weights, axis=-1) + own_weight)[..., None].astype(values.dtype)
+
+
+def write_rows(cache, rows, position):
+  """Returns the cache, leaves [1, B, U, T, kv_heads, dh], with rows [B, U, kv_heads, dh] at `position`."""
+
+  def one(leaf, row):
+    return jax.lax.dynamic_update_slice_in_dim(leaf, row[None, :, :, None].astype(leaf.dtype), position, 3)
+
+  return jax.tree.map(one, cache, rows)
 
 
 class MultiHeadAttention(nn.Module):

@@ -69,14 +69,14 @@ class DecoderBlock(nn.Module):
     return constrain(self._cross_and_feed(x, keys, values, memory_mask, deterministic))
 
   def step(self, x, cache, position, keys, values, memory_mask):
-    """Returns (cache, [B, U, d]): x [B, U, d] at `position`; cache {"key", "value"} [1, B, U, T, kv_heads, dh]."""
+    """Returns (rows, [B, U, d]): x [B, U, d] at `position`; cache {"key", "value"} [1, B, U, T, kv_heads, dh] of the
+    positions before it, and rows {"key", "value"} [B, U, kv_heads, dh] of this one, for `attention.write_rows`.
+    """
     normed = self.self_norm(x)
     new = self.self_attention.project_key_value(normed)
     query = self.self_attention.project_query(normed)
     mixed = cached_attention(query, cache["key"][0], cache["value"][0], *new, position)
     mixed, *new = jax.lax.optimization_barrier((mixed, *new))  # the cache is written in place: after it was read
-    pairs = zip(("key", "value"), new, strict=True)
-    rows = {name: row[None, :, :, None].astype(cache[name].dtype) for name, row in pairs}
-    cache = {name: jax.lax.dynamic_update_slice_in_dim(cache[name], row, position, 3) for name, row in rows.items()}
     x = x + self.self_attention.project_output(mixed)
-    return cache, self._cross_and_feed(x[:, :, None], keys, values, memory_mask, True)[:, :, 0]
+    x = self._cross_and_feed(x[:, :, None], keys, values, memory_mask, True)[:, :, 0]
+    return dict(zip(("key", "value"), new, strict=True)), x

@@ -15,6 +15,7 @@ from ega_jax.decoding.slate import Objective
 from ega_jax.models.ega import EGA
 from ega_jax.models.ega_config import LIST
 from ega_jax.models.reward import RewardModel
+from ega_jax.nn.attention import write_rows
 from ega_jax.types import CandidateTable, record
 
 
@@ -169,7 +170,7 @@ def decoder(models, params, memory, length, task=LIST) -> Decoder:
   def step(cache, token, position):
     return apply(models.generator, params["generator"], "decode_step", memory, cache, token, position, task)
 
-  return Decoder(init=init, step=step)
+  return Decoder(init=init, step=step, write=write_rows)
 
 
 def list_codes(table, items):

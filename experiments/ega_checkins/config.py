@@ -14,7 +14,6 @@ def get_config():
   config.policy.exchange_rate = 0.75  # this and the next: BUILD_NOTES.md, "EGA's own objective"
   config.policy.virtual_share = 0.15
   config.pretrain.steps = 500
-  config.systems += ("MCA+R-objective", "MCA+R-rounds")
   config.evaluation.requests = 3000
   config.evaluation.fine_load_requests = 1600  # .01 of ad share is .05 of welfare
   config.evaluation.equilibrium_requests = 128  # MCA+R's g is .76 and .69 in two seeds from 64

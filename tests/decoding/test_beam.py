@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from ega_jax.decoding import slots
 from ega_jax.decoding.beam import generate_lists, own_bid_sweep
 from ega_jax.decoding.lists import ListConfig
 from oracles_decoding import ToyModel, random_markets, stack
@@ -87,9 +88,10 @@ def test_profiles_share_prefixes_without_changing_them(settings):
     _compare(lists, _expected(markets, model, config), g)
 
 
-@pytest.mark.parametrize("unique", [True, False])
+@pytest.mark.parametrize("unique,block", [(True, 8), (False, 8), (True, 128)])
 @pytest.mark.parametrize("token_bid", ["max", "mean", "expected"])
-def test_own_bids_are_the_oracles_where_slots_are_charged(unique, token_bid):
+def test_own_bids_are_the_oracles_where_slots_are_charged(unique, block, token_bid, monkeypatch):
+  monkeypatch.setattr(slots, "BLOCK", block)
   markets, model, (table, bids, prior) = _case(3, {"token_bid": token_bid, **SEEING}, unique=unique)
   ads = np.array([[4, 7], [9, 5], [6, -1]], np.int32)
   nodes = np.broadcast_to(np.float32([0.0, 0.8, 3.0, 20.0]), (3, 2, 4))

@@ -6,7 +6,7 @@ import types
 import pytest
 
 import oracles_evaluation as toy
-from ega_jax.evaluation import assessment, comparison, equilibrium, payments
+from ega_jax.evaluation import assessment, equilibrium, kept_rows, payments
 
 
 class Recorded:
@@ -69,15 +69,15 @@ def test_only_the_loads_that_are_named(load):
 
 def test_rows_of_another_origin_are_never_written_over(tmp_path):
   output = tmp_path / "evaluation"
-  comparison.set_aside(str(output))
+  kept_rows.set_aside(str(output))
   assert not list(tmp_path.iterdir())
   for number in (1, 2, 3):
     output.mkdir()
-    comparison.set_aside(str(output))
+    kept_rows.set_aside(str(output))
     assert output.is_dir()  # without figures nothing was measured
     (output / "figures.json").write_text(json.dumps(number))
     (output / "EGA.npz").write_text("row")
-    comparison.set_aside(str(output))
+    kept_rows.set_aside(str(output))
     assert not output.exists()
   for number in (1, 2, 3):
     kept = tmp_path / f"evaluation.{number}"

@@ -35,7 +35,7 @@ def script(tmp_path):
   def run(*arguments, **environment):
     commands = tmp_path / "run" / "commands"
     commands.unlink(missing_ok=True)
-    env = os.environ | {"RUN": str(tmp_path / "run"), **environment}
+    env = os.environ | {"RUN": str(tmp_path / "run"), "POLL": ".1", **environment}
     done = subprocess.run(["bash", str(tmp_path / "launch" / "checkins.sh"), *arguments], env=env, capture_output=True)
     run.said = done.stderr.decode()
     return done.returncode, commands.read_text().splitlines() if commands.exists() else []
@@ -43,10 +43,12 @@ def script(tmp_path):
   return lambda *overrides, **environment: run(str(tmp_path / "city"), *overrides, **environment), run, tmp_path
 
 
-def test_it_prepares_trains_and_evaluates_every_seed_and_reports_last(script):
+@pytest.mark.parametrize("jobs", ["1", "2", "4"])
+def test_it_prepares_trains_and_evaluates_every_seed_and_reports_last(script, jobs):
   run, _, folder = script
-  code, commands = run("--config.pretrain.steps=7", SEEDS="0 1 2", MARKETPLACE="4")
-  assert code == 0 and len(commands) == 8
+  code, commands = run("--config.pretrain.steps=7", SEEDS="0 1 2", MARKETPLACE="4", JOBS=jobs)
+  evaluations = [one for one in commands if "launch.evaluate --workdir" in one]
+  assert code == 0 and len(commands) - len(evaluations) == 5 and len(set(evaluations)) == 3
   prepare = f"--source=checkins --input={folder}/city --output={folder}/run/data --seed=4"
   assert commands[0] == f"-m launch.prepare_data {prepare}"
   for seed in "012":
@@ -59,7 +61,7 @@ def test_it_prepares_trains_and_evaluates_every_seed_and_reports_last(script):
     assert train < evaluate
   folders = ",".join(f"{folder}/run/seed{seed}" for seed in "012")
   assert commands[-1] == f"-m launch.evaluate --report_only --workdir={folders} --output={folder}/run/results.json"
-  again = run(SEEDS="0", MARKETPLACE="4")[1]
+  again = run(SEEDS="0", MARKETPLACE="4", JOBS="1")[1]
   assert len(again) == 3 and "prepare_data" not in again[0]  # what is prepared stays
 
 
@@ -69,6 +71,15 @@ def test_a_seed_that_fails_is_not_evaluated_and_nothing_is_reported(script):
   assert code != 0 and not any("report_only" in one for one in commands)
   assert not any("launch.evaluate" in one and "seed1" in one for one in commands)
   assert any("launch.evaluate" in one and "seed0" in one for one in commands)
+
+
+def test_idle_jobs_help_with_an_evaluation_under_way(script):
+  run, _, folder = script
+  slow = RECORDER.replace("esac", "  *launch.evaluate*seed0/results*) sleep 1 ;;\nesac")
+  (folder / "recorder").write_text(slow)
+  commands = run(SEEDS="0", JOBS="2")[1]
+  assert sum("launch.evaluate --workdir" in one for one in commands) == 2
+  assert "report_only" in commands[-1]
 
 
 def test_without_a_city_it_says_how_it_is_used(script):

@@ -14,7 +14,7 @@ from ega_jax.auction.bidding import lognormal_virtual_bid
 from ega_jax.baselines.cascade import Cascade
 from ega_jax.data.pipeline import read_catalog
 from ega_jax.data.requests import read_requests
-from ega_jax.evaluation import comparison, lineup, over_seeds, report
+from ega_jax.evaluation import comparison, kept_rows, lineup, over_seeds, report
 from ega_jax.evaluation.comparison import evaluate_seed
 from ega_jax.stages.defaults import SYSTEMS
 from ega_jax.systems import pricing
@@ -120,11 +120,11 @@ def test_evaluation_writes_figures_and_a_report(tmp_path, capsys):
   assert list(parts) == ["balance", "frontier", "test", "pricing", "audit", "equilibria"]
   assert figures["systems"]["EGA"]["seconds"] == pytest.approx(sum(parts.values()))
   made_by = {key: figures[key] for key in ("commit", "config", "data", "parameters")}
-  assert comparison.kept_figures(tmp_path / "seed", made_by)["systems"].keys() == figures["systems"].keys()
+  assert kept_rows.kept_figures(tmp_path / "seed", made_by)["systems"].keys() == figures["systems"].keys()
   changes = {"commit": "2"}, {"commit": "unknown"}, {"commit": "1+uncommitted"}, {"config": {}}, {"parameters": ""}
   changes += ({"data": ""},)
   for other in changes:
-    assert comparison.kept_figures(tmp_path / "seed", made_by | other) is None
+    assert kept_rows.kept_figures(tmp_path / "seed", made_by | other) is None
   stored = json.loads((tmp_path / "seed" / "figures.json").read_text())
   assert stored["systems"].keys() == figures["systems"].keys() and 0 < stored["target_ad_share"] < 1
   results = over_seeds.results([str(tmp_path / "seed")], title="tiny", commit="of the report")
@@ -174,7 +174,8 @@ def test_only_what_concerns_an_evaluation_can_be_changed_for_it():
 
 def test_changed_settings_reach_the_evaluation(monkeypatch, tmp_path):
   seen = []
-  monkeypatch.setattr(evaluate, "evaluate_seed", lambda config, *args, **how: seen.append(config))
+  found = {"systems": {"MCA": {}}}
+  monkeypatch.setattr(evaluate, "evaluate_seed", lambda config, *args, **how: seen.append(config) or found)
   monkeypatch.setattr(evaluate.over_seeds, "results", lambda *args, **how: 1 / 0)
   values = {"workdir": [tiny_run.trained()[0]], "systems": [], "report_only": False, "output": ""}
   monkeypatch.setattr(evaluate.flags, "FLAGS", types.SimpleNamespace(**values))

@@ -11,6 +11,7 @@ from flax import linen as nn
 import oracles_models as oracle
 from ega_jax.models import ega, ega_config
 from ega_jax.models.ega_config import LIST, NEXT_VISITS
+from ega_jax.nn.attention import write_rows
 
 LEVELS, VOCABULARY, CREATIVE_LEVELS, ITEMS = 3, 7, 2, 4
 
@@ -68,8 +69,8 @@ def test_decode_equals_a_chain_of_steps(task, cross_attention, kv_heads):
   def chain(memory, tokens):
     def step(cache, position):
       token = tokens[:, position][:, None].repeat(3, axis=1)
-      cache, state, logit = _apply(setting, "decode_step", memory, cache, token, position, task)
-      return cache, (state, logit)
+      rows, state, logit = _apply(setting, "decode_step", memory, cache, token, position, task)
+      return write_rows(cache, rows, position), (state, logit)
 
     cache = _apply(setting, "init_cache", memory, 3, length)
     assert [layer["key"].shape for layer in cache] == 2 * [(1, len(codes), 3, length, kv_heads, 16)]
