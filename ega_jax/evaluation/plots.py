@@ -13,8 +13,8 @@ COLORS = ("#2f6db5", "#d9822b", "#3a9d6e", "#b5476b", "#7d5fb2", "#8c6d46", "#4a
 GREY = "#9aa0a8"
 
 
-def draw(results, directory):
-  """Returns [(caption, file name)] of the PNGs written into `directory`."""
+def draw(results, directory, plots=None):
+  """Returns [(caption, file name)] of the PNGs written into `directory`; plots: of PLOTS's form, None: PLOTS."""
   import matplotlib
 
   matplotlib.use("Agg")
@@ -27,7 +27,7 @@ def draw(results, directory):
   }
   written = []
   with pyplot.rc_context(style):
-    for name, (caption, function) in PLOTS.items():
+    for name, (caption, function) in (plots or PLOTS).items():
       figure = function(results, pyplot)
       if figure is not None:
         figure.savefig(os.path.join(directory, f"{name}.png"), bbox_inches="tight", facecolor="white")

@@ -38,6 +38,16 @@ class RateInputs:
   slot: Array  # i32[...]  of the ad, 0 where it is not shown (then nothing is due)
 
 
+@record
+class CriticalInputs:
+  """What the critical price sees of one ad in one list; money in the unit of the bids' median."""
+
+  others: Array  # f32[..., N]  every ad's bid, the own one 0
+  ad: Array  # i32[...]  which ad is priced
+  items: Array  # i32[..., K]  ads of the list in slot order, -1 for an empty slot
+  theta: Array  # f32[..., K]  their click probabilities
+
+
 class PriceNetwork(nn.Module):
   """A learned menu: convolutions over the own-bid curve correct its isotonic regression, and say where in an interval
   between nodes each step of it lies. Untrained it is that regression's menu with steps half-way."""
@@ -91,6 +101,22 @@ class RateNetwork(nn.Module):
     columns = [slot, jnp.log1p(inputs.bids), inputs.probability * 10.0]
     logit = MLP((*self.widths, 1), name="mlp")(jnp.concatenate(columns, axis=-1))[..., 0]
     return rate_price(logit, own_bid)
+
+
+class CriticalNetwork(nn.Module):
+  """A price per click from the others' bids and the list shown, at most the own bid: the critical bid, where the
+  allocation has one."""
+
+  widths: tuple = (128, 32, 10)
+
+  @nn.compact
+  def __call__(self, inputs: CriticalInputs, own_bid, *, straight_through=True):
+    """Returns the price per click f[...] of own bids f[...]."""
+    num = inputs.others.shape[-1]
+    lists = jax.nn.one_hot(inputs.items, num).reshape(*inputs.items.shape[:-1], -1)
+    columns = [inputs.others, jax.nn.one_hot(inputs.ad, num), lists, inputs.theta * 10.0]
+    price = nn.softplus(MLP((*self.widths, 1), name="mlp")(jnp.concatenate(columns, axis=-1))[..., 0])
+    return cap_price(price, own_bid, straight_through=straight_through)
 
 
 def payment_network(form):

@@ -1,20 +1,17 @@
 """Stage 5: the payment network on a frozen allocation, by revenue and ex-post regret (EGA Eq. 25-26, 33-35).
 
 The allocation is re-run for every misreport, once: tables of click probabilities over absolute own bids are computed
-for some training requests when the stage starts, kept beside the checkpoints, and read as batches. The first bids of a
-table are fixed ones, which the price form sees; the others are drawn from the ad's values and serve as true values. All
-of them serve as misreports.
+for some training requests when the stage starts, kept beside the checkpoints, and read as batches of
+`losses.payment_tables`.
 """
 
 import os
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ega_jax.data.pipeline import from_arrays, read_split
-from ega_jax.losses.lagrangian import payment_loss, table_regret
+from ega_jax.losses.payment_tables import payment_optimizer, tables_loss
 from ega_jax.models.payment import PriceInputs, RateInputs, payment_network
 from ega_jax.stages.batches import REQUEST, main_folds
 from ega_jax.systems.kept import digest
@@ -43,17 +40,12 @@ def payment_stage(config, system_of, form, workdir, *, name="payment", source="p
 
   def loss(params, batch, rng):
     del rng
-    inputs, nodes, x = table_inputs(form, batch, options.nodes), batch["nodes"], batch["x"]
+    inputs = table_inputs(form, batch, options.nodes)
     price = lambda straight_through: network.apply(
-      {"params": params["payment"]["network"]}, inputs, nodes, straight_through=straight_through
+      {"params": params["payment"]["network"]}, inputs, batch["nodes"], straight_through=straight_through
     )
-    truthful, misreport = price(True), price(False)
-    own = jnp.broadcast_to(jnp.arange(options.nodes, nodes.shape[1]), (len(x), options["values"]))
-    regret = sampled_regret(truthful, misreport, x, nodes, own)
-    at = lambda a: jnp.take_along_axis(a, own, axis=1)
-    return payment_loss(
-      at(truthful), at(x), at(nodes), at(nodes), regret, params["payment"]["multiplier"], options.penalty
-    )
+    multiplier = params["payment"]["multiplier"]
+    return tables_loss(price, batch["nodes"], batch["x"], options.nodes, multiplier, options.penalty)
 
   def batches(previous):
     cache = None if workdir is None else os.path.join(workdir, f"counterfactual_{source}.npz")
@@ -62,11 +54,7 @@ def payment_stage(config, system_of, form, workdir, *, name="payment", source="p
       columns, options.batch_size, config.seed, process_index=process[0], process_count=process[1]
     )  # fmt: skip
 
-  schedule = optax.cosine_decay_schedule(options.learning_rate, max(options.steps, 1))
-  # The loss is linear in the multiplier: ascent on it with a constant step is Eq. 35.
-  optimizer = optax.multi_transform(
-    {"network": optax.adam(schedule), "multiplier": optax.scale(options.multiplier_step)}, _labels
-  )
+  optimizer = payment_optimizer(options.learning_rate, options.steps, options.multiplier_step)
   return Stage(
     name=name, init=init, loss=loss, batches=batches, optimizer=optimizer, trainable="^payment/",
     num_steps=options.steps,
@@ -85,21 +73,6 @@ def table_inputs(form, batch, num_nodes):
   if form == "price":
     return PriceInputs(batch["nodes"][:, :num_nodes], batch["x"][:, :num_nodes], batch["weight"], batch["x"])
   return RateInputs(batch["bids"], batch["probability"], batch["slot"])
-
-
-def _labels(params):
-  name = lambda path: "multiplier" if "multiplier" in jax.tree_util.keystr(path) else "network"
-  return jax.tree_util.tree_map_with_path(lambda path, _: name(path), params)
-
-
-def sampled_regret(truthful, misreport, x, nodes, own):
-  """Returns ex-post regret f32[B, S] of values nodes[own i32[B, S]], over every node as a misreport (EGA Eq. 6).
-
-  Args: truthful, misreport: prices f32[B, G] with the gradient of a truthful report and of a misreport (`cap_price`).
-  """
-  spread = lambda a: jnp.broadcast_to(a[:, None], (*own.shape, a.shape[-1]))
-  own_prices = jnp.take_along_axis(truthful, own, axis=1)
-  return table_regret(spread(misreport), spread(x), spread(nodes), own, own_prices=own_prices)
 
 
 def payment_tables(config, system, cache, writes=True):

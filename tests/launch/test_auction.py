@@ -28,7 +28,7 @@ SMALL = audit_lib.Sizes(regret_profiles=120, identity_profiles=15, chunk=500, bl
 
 def test_report_of_samples():
   market = market_lib.from_dict(SPEC)
-  report = auction.evaluate(market, mechanisms.NAMES, num_samples=3000, seed=1, sizes=SMALL)
+  report = auction.evaluate(market, auction.build(market, mechanisms.NAMES)[0], num_samples=3000, seed=1, sizes=SMALL)
   assert (report["market"], report["num_samples"], report["seed"]) == ("two", 3000, 1) and "profiles" not in report
   figures = report["mechanisms"]
   assert tuple(figures) == mechanisms.NAMES and all(set(one) >= FIGURES for one in figures.values())
@@ -47,9 +47,9 @@ def test_report_of_samples():
 
 def test_chunks_and_blocks_change_nothing():
   market = market_lib.from_dict(SPEC)
-  one = auction.evaluate(market, ["vcg"], num_samples=700, sizes=SMALL)["mechanisms"]["vcg"]
+  one = auction.evaluate(market, auction.build(market, ["vcg"])[0], num_samples=700, sizes=SMALL)["mechanisms"]["vcg"]
   sizes = audit_lib.Sizes(regret_profiles=120, identity_profiles=15, chunk=7000, block=1000)
-  other = auction.evaluate(market, ["vcg"], num_samples=700, sizes=sizes)["mechanisms"]["vcg"]
+  other = auction.evaluate(market, auction.build(market, ["vcg"])[0], num_samples=700, sizes=sizes)["mechanisms"]["vcg"]
   assert one == pytest.approx(other, rel=1e-9, abs=1e-12)
 
 
@@ -57,7 +57,8 @@ def test_profiles_by_hand():
   spec = {**SPEC, "bids": [[0.6, 0.9, 0.5], [0.0, 0.0, 0.0]]}
   spec.pop("similarity")
   spec.pop("externality")
-  report = auction.evaluate(market_lib.from_dict(spec), ["gsp", "vcg", "myerson", "first_price"])
+  market = market_lib.from_dict(spec)
+  report = auction.evaluate(market, auction.build(market, ["gsp", "vcg", "myerson", "first_price"])[0])
   assert report["num_samples"] == 0 and not report["mechanisms"]
   first, zero = report["profiles"]
   assert first["bids"] == [0.6, 0.9, 0.5]

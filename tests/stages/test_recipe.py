@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tiny_run
+from ega_jax.losses import payment_tables
 from ega_jax.parallel.partition import logical_names, path_name, unbox
 from ega_jax.stages import payment, recipe
 from ega_jax.systems import pricing
@@ -186,7 +187,7 @@ def test_sampled_regret_is_the_loop():
   truthful, misreport, x, nodes = (rng.random((3, 6)).astype(np.float32) for _ in range(4))
   nodes = np.sort(nodes, 1)
   own = rng.integers(0, 6, (3, 2))
-  found = np.asarray(payment.sampled_regret(truthful, misreport, x, nodes, own))
+  found = np.asarray(payment_tables.sampled_regret(truthful, misreport, x, nodes, own))
   for row in range(3):
     for sample, at in enumerate(own[row]):
       value = nodes[row, at]
