@@ -10,8 +10,8 @@ A market, with two slots and two ads:
 Optional: "name", "bids" (profiles), and "similarity" (ads x ads) with "externality" {"above", "below", "decay"}:
 `ega_jax/auction/market.py` has the formula.
 Mechanisms: myerson, vcg, vcg_range, gsp, gsp_reserve, first_price, separable_myerson. --learned trains payments on the
-frozen lists of --allocation, by revenue and regret alone (`ega_jax/auction/learned.py`), as mechanisms learned_price,
-learned_critical and learned_rate; their distance from the Myerson payments of the same lists is printed with them. A
+frozen lists of --allocation, by revenue and regret alone (`ega_jax/systems/market_payment.py`): mechanisms
+learned_price, learned_critical and learned_rate, with their distance from the Myerson payments of the same lists. A
 market with "bids" has just these profiles evaluated, unless --num_samples is given. Exit codes: 0, 1 the run failed, 2
 bad input.
 """
@@ -25,11 +25,11 @@ import numpy as np
 from absl import flags
 
 from ega_jax.auction import audit as audit_lib
-from ega_jax.auction import learned as learned_lib
-from ega_jax.auction import learning
 from ega_jax.auction import market as market_lib
 from ega_jax.auction import mechanisms as mechanisms_lib
 from ega_jax.evaluation import auction_plots
+from ega_jax.stages import market_payment as learning
+from ega_jax.systems import market_payment as learned_lib
 from launch import binary
 
 DEFAULT_SAMPLES = 200_000

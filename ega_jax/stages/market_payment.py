@@ -1,4 +1,4 @@
-"""Training of a payment on a frozen allocation (auction/learned.py), and how far it is from the Myerson payment."""
+"""Training of a payment on a market's frozen lists (systems/market_payment.py), and how far it is from Myerson's."""
 
 import dataclasses
 import functools
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ega_jax.auction import learned as learned_lib
 from ega_jax.auction import regret as regret_lib
 from ega_jax.losses.payment_tables import payment_optimizer, tables_loss
+from ega_jax.systems import market_payment as learned_lib
 
 
 def learn(allocation, distributions, theta_of=None, options=None):

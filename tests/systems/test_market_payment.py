@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from ega_jax.auction import audit, learned, learning, mechanisms, regret
+from ega_jax.auction import audit, mechanisms, regret
 from ega_jax.auction import market as market_lib
 from ega_jax.evaluation import auction_plots
+from ega_jax.stages import market_payment as learning
+from ega_jax.systems import market_payment as learned
 from launch import auction
 
 SPEC = {

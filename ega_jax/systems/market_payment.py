@@ -3,7 +3,7 @@
 What a network may see, and nothing else, sets the forms apart: "price" the ad's own-bid curve at fixed bids, the others
 fixed (a learned menu); "critical" the others' bids and the list shown, as the price of a click, at most the own bid;
 "rate", the paper's, the same without the others that are not shown, as a share of the own bid. No Myerson payment,
-integral or threshold reaches the training (auction/learning.py).
+integral or threshold reaches the training (stages/market_payment.py).
 """
 
 import dataclasses
