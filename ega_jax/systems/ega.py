@@ -16,7 +16,7 @@ from ega_jax.systems.distinct import ListClicks, score_lists
 from ega_jax.systems.kept import Kept
 from ega_jax.systems.profiles import (
   OwnBidLists,
-  distinct_columns,
+  cells_between,
   own_bid_cells,
   own_bid_profiles,
   present_columns,
@@ -148,7 +148,8 @@ class EGASystem:
     ads = jnp.asarray(np.take_along_axis(ads, columns, 1))
     nodes = jnp.asarray(np.take_along_axis(nodes, columns[..., None], 1), jnp.float32)
     cells = self._cells(request, ads, nodes)
-    find = lambda: self._own_bid_lists(request, bids, ads, distinct_columns(cells)[0], num_ads)
+    between = lambda: cells_between(cells, generation.in_market(self.lists, self.params["market"]))
+    find = lambda: self._own_bid_lists(request, bids, ads, between(), num_ads)
     lists = self._kept.get((request, bids, ads), find, lambda known: known.place(cells) is not None)
     slate = choose_own_bid(
       self.options, request, lists.found, lists.creatives, lists.theta, bids, ads, nodes,

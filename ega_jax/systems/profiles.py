@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.decoding.beam import own_bid_sweep
-from ega_jax.decoding.lists import proposal_bids
+from ega_jax.decoding.lists import LOWEST_BID, proposal_bids
 from ega_jax.systems import generation
 from ega_jax.systems.choice import score_bids, token_bids
 from ega_jax.types import Lists, record
@@ -58,6 +58,26 @@ def distinct_columns(values):
   back = np.empty_like(rank)
   np.put_along_axis(back, order, rank, -1)
   return distinct, back
+
+
+def cells_between(cells, lists):
+  """Returns f32[B, A, D]: the distinct `cells` f32[B, A, G] of own bids and all others below the largest of each row.
+
+  What asks for a curve at some bids asks for it at others next (refinement, another payment): lists of every cell that
+  a bid in between can fall into are found at once. lists: ListConfig in the units of the market. Host-side.
+  """
+  cells = np.asarray(cells)
+  top = float(cells.max(initial=0.0))
+  if lists.bid_cell == 1 or top <= 0:
+    return distinct_columns(cells)[0]
+  ratio, scale = np.log(lists.bid_cell), float(lists.bid_scale)
+  powers = np.arange(np.floor(np.log(LOWEST_BID) / ratio), np.round(np.log(top / scale) / ratio) + 1)
+  grid = np.asarray(_rounded(jnp.asarray(scale * np.exp(powers * ratio), jnp.float32), lists))
+  largest = cells.max(-1, keepdims=True)
+  return distinct_columns(np.concatenate([cells, np.where(grid <= largest, grid, largest)], -1))[0]
+
+
+_rounded = jax.jit(proposal_bids)
 
 
 @jax.jit
