@@ -64,6 +64,7 @@ def main(overrides):
   if overrides:
     raise ValueError(f"argument {overrides[0]!r} is unknown")
   binary.check_output(values.output)
+  binary.check_output(values.plots, folder=True, flag="--plots")
   names = [name.strip() for name in values.mechanisms.split(",") if name.strip()]
   check(names, values.num_samples, values.reserve, values.learned)
   market = market_lib.read(values.market)
@@ -126,7 +127,7 @@ def evaluate(market, built, num_samples=None, seed=0, sizes=None, extra=None):
 
 
 def learn(market, truthful, options):
-  """Returns (LearnedPayment, its figures): a payment learned on the lists of a truthful mechanism, which pays Myerson's
+  """Returns (MarketPayment, its figures): a payment learned on the lists of a truthful mechanism, which pays Myerson's
   for them, and how far the two are apart on profiles that training has not seen.
   """
   started = time.perf_counter()

@@ -86,8 +86,8 @@ def provenance():
   return {"command": shlex.join([*command, *sys.argv[1:]]), "commit": commit}
 
 
-def check_output(path, folder=False):
-  """Raises ValueError unless --output=`path`, a file or a `folder`, can be written; no path is none to write.
+def check_output(path, folder=False, flag="--output"):
+  """Raises ValueError unless `flag`=`path`, a file or a `folder`, can be written; no path is none to write.
 
   Tries it in the nearest folder that exists and leaves nothing there: hours of work must not end at a wrong path.
   """
@@ -96,7 +96,7 @@ def check_output(path, folder=False):
   path = Path(path)
   if path.exists() and path.is_dir() != folder:
     kinds = ("a file", "a folder") if folder else ("a folder", "a file")
-    raise ValueError(f"--output={path} is {kinds[0]}; allowed: {kinds[1]}")
+    raise ValueError(f"{flag}={path} is {kinds[0]}; allowed: {kinds[1]}")
   where = path.absolute() if folder else path.absolute().parent
   while not where.exists():
     where = where.parent
@@ -106,7 +106,7 @@ def check_output(path, folder=False):
       raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
   except OSError as error:
     reason = error.strerror or error
-    raise ValueError(f"--output={path}: {where} takes no file ({reason}); allowed: where one can write") from error
+    raise ValueError(f"{flag}={path}: {where} takes no file ({reason}); allowed: where one can write") from error
 
 
 def write_report(path, report):

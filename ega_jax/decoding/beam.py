@@ -38,7 +38,6 @@ class Beams:
 
 
 _WIDTHS = (4, 24)  # legal tokens per prefix below which a step looks at these many instead of the whole vocabulary
-_MANY = 11  # beams a slot above which finding more than the first of _WIDTHS of every slot costs less than it saves
 
 _GROUP = 8
 
@@ -78,8 +77,7 @@ def _extend(scores, beams, terms, level):
   profile.
   """
   vocabulary = terms.score.shape[-1]
-  many = beams.slot.shape[1] * beams.slot.shape[2] > _MANY * terms.score.shape[1]
-  widths = [width for width in _WIDTHS[: 1 + many] if width < vocabulary] if scores.few_tokens else []
+  widths = [width for width in _WIDTHS if width < vocabulary] if scores.few_tokens else []
   if not widths:
     return _best(scores, terms, level, beams, vocabulary)
   most = jnp.max(jnp.sum(terms.score > -jnp.inf, -1))

@@ -60,7 +60,8 @@ BLOCK = 128  # slots that a step of the model takes at once, of each request
 def in_blocks(function, cache, rows, active):
   """Returns function(cache, rows) of the slots that hold a prefix: block by block up to the last of them, 0 after it.
 
-  Prefixes take the lowest free slots, and early in a list, or where few bids matter, most slots are free.
+  Prefixes take the lowest free slots, and early in a list, or where few bids matter, most slots are free. All slots are
+  taken at once where they are few or no multiple of BLOCK.
 
   Args: function: its leaves are [B, U, ...], a function of each slot alone. cache: leaves [layers, B, U, ...]; rows:
     leaves [B, U, ...]; active bool[B, U].

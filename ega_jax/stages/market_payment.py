@@ -14,9 +14,9 @@ from ega_jax.systems import market_payment as learned_lib
 
 
 def learn(allocation, distributions, theta_of=None, options=None):
-  """Returns (LearnedPayment, metrics of the last step) trained on profiles of truthful values.
+  """Returns (MarketPayment, metrics of the last step) trained on profiles of truthful values.
 
-  Args: allocation: a mechanism whose click probabilities are frozen. distributions, theta_of: of LearnedPayment.
+  Args: allocation: a mechanism whose click probabilities are frozen. distributions, theta_of: of MarketPayment.
     options: Options.
   """
   options = options or learned_lib.Options()
@@ -24,7 +24,7 @@ def learn(allocation, distributions, theta_of=None, options=None):
   draw = lambda count: np.stack([one.sample(rng, count) for one in distributions], axis=-1)
   bids = draw(options.profiles)
   scale = float(np.median(bids))
-  empty = learned_lib.LearnedPayment(allocation, tuple(distributions), theta_of, options, None, scale)
+  empty = learned_lib.MarketPayment(allocation, tuple(distributions), theta_of, options, None, scale)
   ads = np.broadcast_to(np.arange(bids.shape[1]), bids.shape)
   fixed, _ = learned_lib.fixed_curves(distributions, options.nodes)
   drawn = np.moveaxis(draw(options.profiles * options.values).reshape(options.profiles, options.values, -1), 1, 2)

@@ -9,7 +9,6 @@ from ega_jax.systems.merge import ad_share
 
 TOLERANCE = 0.001  # of the ad share, when systems are compared: .01 moves welfare by 2%
 NEAR = 0.003  # of the ad share, where what follows starts from it and sets it again
-FAR = 0.01  # where the search goes on from it on three times as many requests
 LOADS = (-50.0, 200.0)  # slot prices in median bids between which the knob of the ad load is sought
 
 
@@ -118,8 +117,7 @@ def balanced_load(system, columns, target, chunk, list_length, *, bracket=LOADS,
   ads at any price: they lift their neighbours) it is the nearer end.
 
   Args: columns, chunk, shading: of `mean_ad_share`; fine: columns of more requests, on which the search ends once it is
-    near on the others, and before on a third of those; slope: of an earlier Load of the system; say: told of every
-    trial.
+    near on the others; slope: of an earlier Load of the system; say: told of every trial.
   """
 
   def share(knob, some):
@@ -135,16 +133,10 @@ def balanced_load(system, columns, target, chunk, list_length, *, bracket=LOADS,
       **near,
     )  # fmt: skip
 
-  levels = [(columns, tolerance)]
-  if fine is not None:
-    third = len(columns["is_ad"]) // 3 // chunk * chunk  # of them in whole chunks, evenly spread
-    few = [({name: column[: 3 * third : 3] for name, column in columns.items()}, FAR)] if third else []
-    levels = [*few, (columns, max(tolerance, NEAR)), (fine, tolerance)]
-  found = Load(system.knob, math.nan, met=True, tried=(), slope=slope)
-  for some, tolerance in levels:
-    if found.met:
-      found = search(some, tolerance, start=found.knob, slope=found.slope)
-  return found
+  if fine is None:
+    return search(columns, tolerance, start=system.knob, slope=slope)
+  found = search(columns, max(tolerance, NEAR), start=system.knob, slope=slope)
+  return search(fine, tolerance, start=found.knob, slope=found.slope) if found.met else found
 
 
 def mean_ad_share(system, columns, chunk, shading=1.0):

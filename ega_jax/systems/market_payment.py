@@ -49,7 +49,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LearnedPayment:
+class MarketPayment:
   """A mechanism (bids f[..., N] -> types.Outcome): what `allocation` shows, at the price that a network asks.
 
   Attributes:

@@ -141,6 +141,17 @@ class Follows(payments.FirstPrice):
     return Follows(system)
 
 
+def test_a_system_of_two_rows_is_balanced_once():
+  world = toy.ToyWorld(num_requests=60)
+  system = Priced(world, 1.0)
+  one, two = (lineup.Entry(name, system, Follows(system), knob=(0.01, 100.0)) for name in ("GSP", "VCG"))
+  equal = load.EqualLoad(world.columns, 0.5, 20, 4)
+  one, two = equal.balanced(one), equal.balanced(two)
+  assert one.system is two.system is one.rule.system is two.rule.system and one.system is not system
+  other = equal.balanced(lineup.Entry("other", Priced(world, 1.0), Follows(system), knob=(0.01, 100.0)))
+  assert other.system is not one.system
+
+
 def test_the_load_is_set_anew_for_shaded_bids():
   world = toy.ToyWorld(num_requests=60)
   entry = lineup.Entry("rank", Priced(world, 1.0), payments.FirstPrice(), knob=(0.01, 100.0))

@@ -23,7 +23,7 @@ OPTIMUM = mechanisms.on_market(MARKET)["myerson"]()
 
 @pytest.fixture(scope="module", params=learned.FORMS)
 def found(request):
-  """Returns (form, the LearnedPayment, its figures)."""
+  """Returns (form, the MarketPayment, its figures)."""
   return request.param, *auction.learn(MARKET, OPTIMUM, learned.Options(request.param, **SMALL))
 
 
