@@ -27,6 +27,18 @@ class PriceInputs:
   curve: Array  # f32[..., M]  click probability at each, the others' bids fixed
   weight: Array  # f32[..., M]  probability that the ad's value rounds down to each
   x: Array  # f32[..., G]  click probability in the shown list, of G own bids
+  rising: Array  # f32[..., M]  the curve's isotonic regression, as a share of its highest value
+
+
+@jax.jit
+def menu_inputs(nodes, curve, weight, x):
+  """Returns PriceInputs of its first four fields. The regression, which costs more than the network, is done once."""
+  return PriceInputs(nodes, curve, weight, x, isotonic_regression(curve / _top(curve), weight + 1e-6))
+
+
+def _top(curve):
+  """Returns f[..., 1]: the highest click probability of a curve, and never 0."""
+  return jnp.maximum(curve.max(-1, keepdims=True), 1e-9)
 
 
 @record
@@ -59,11 +71,9 @@ class PriceNetwork(nn.Module):
   @nn.compact
   def __call__(self, inputs: PriceInputs, own_bid, *, straight_through=True):
     """Returns the price per click f[..., G] of own bids f[..., G], at most the bid (`cap_price`)."""
-    top = jnp.maximum(inputs.curve.max(-1, keepdims=True), 1e-9)
-    curve = inputs.curve / top
-    rising = isotonic_regression(curve, inputs.weight + 1e-6)
-    change, place = self._corrections(curve, rising, inputs.weight)
-    level = jnp.clip(rising + change, 0.0, 1.0)
+    top = _top(inputs.curve)
+    change, place = self._corrections(inputs.curve / top, inputs.rising, inputs.weight)
+    level = jnp.clip(inputs.rising + change, 0.0, 1.0)
     width = jnp.diff(inputs.nodes, axis=-1, prepend=inputs.nodes[..., :1])
     bid = inputs.nodes - width * (1.0 - jax.nn.sigmoid(place))
     share = inputs.x / top

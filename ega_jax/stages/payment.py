@@ -12,7 +12,7 @@ import numpy as np
 
 from ega_jax.data.pipeline import from_arrays, read_split
 from ega_jax.losses.payment_tables import payment_optimizer, tables_loss
-from ega_jax.models.payment import PriceInputs, RateInputs, payment_network
+from ega_jax.models.payment import RateInputs, menu_inputs, payment_network
 from ega_jax.stages.batches import REQUEST, main_folds
 from ega_jax.systems.kept import digest
 from ega_jax.systems.pricing import node_weights, rate_inputs, value_location, value_nodes
@@ -64,14 +64,14 @@ def payment_stage(config, system_of, form, workdir, *, name="payment", source="p
 def example_inputs(form, num_nodes, length):
   """Returns inputs of the right shapes for one ad."""
   if form == "price":
-    return PriceInputs(*(jnp.zeros((1, size)) for size in (num_nodes, num_nodes, num_nodes, 1)))
+    return menu_inputs(*(jnp.zeros((1, size)) for size in (num_nodes, num_nodes, num_nodes, 1)))
   return RateInputs(jnp.zeros((1, 1, length)), jnp.zeros((1, 1, length)), jnp.zeros((1, 1), jnp.int32))
 
 
 def table_inputs(form, batch, num_nodes):
   """Returns the inputs [B, G] of a form from a batch of tables, of which the first num_nodes own bids are fixed."""
   if form == "price":
-    return PriceInputs(batch["nodes"][:, :num_nodes], batch["x"][:, :num_nodes], batch["weight"], batch["x"])
+    return menu_inputs(batch["nodes"][:, :num_nodes], batch["x"][:, :num_nodes], batch["weight"], batch["x"])
   return RateInputs(batch["bids"], batch["probability"], batch["slot"])
 
 

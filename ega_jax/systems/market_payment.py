@@ -16,7 +16,14 @@ import numpy as np
 
 from ega_jax import types
 from ega_jax.auction import regret as regret_lib
-from ega_jax.models.payment import CriticalInputs, CriticalNetwork, PriceInputs, PriceNetwork, RateInputs, RateNetwork
+from ega_jax.models.payment import (
+  CriticalInputs,
+  CriticalNetwork,
+  PriceNetwork,
+  RateInputs,
+  RateNetwork,
+  menu_inputs,
+)
 
 FORMS = ("price", "critical", "rate")
 BLOCK = 256  # profiles priced together
@@ -119,7 +126,7 @@ def table_inputs(learned, bids, ads, nodes, x):
     fixed, weight = fixed_curves(learned.distributions, learned.options.nodes)
     at = np.maximum(ads, 0)
     curve = regret_lib.counterfactual_table(learned.allocation, bids, ads, fixed[at]).x
-    return PriceInputs(*(jnp.asarray(a, jnp.float32) for a in (fixed[at] / learned.scale, curve, weight[at], x)))
+    return menu_inputs(*(jnp.asarray(a, jnp.float32) for a in (fixed[at] / learned.scale, curve, weight[at], x)))
   shape = nodes.shape
   moved, own = np.repeat(ads, shape[2], axis=1), nodes.reshape(len(bids), -1)
   profiles = regret_lib.with_own_bid(np.asarray(bids, np.float64), moved, own)

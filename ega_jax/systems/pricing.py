@@ -11,7 +11,7 @@ from ega_jax.auction import values
 from ega_jax.auction.regret import own_bid_nodes, with_own_bid
 from ega_jax.decoding import slate as slates
 from ega_jax.models.ega_config import LIST
-from ega_jax.models.payment import PriceInputs, RateInputs
+from ega_jax.models.payment import RateInputs, menu_inputs
 from ega_jax.systems import generation
 from ega_jax.systems.choice import score_bids, token_bids
 from ega_jax.systems.rows import own_of
@@ -53,7 +53,7 @@ def price_inputs(system, batch, bids, ads, x, num_nodes, sigma, table=None):
     curve = own_of(slate.click_probability, slate.items, ads)
   scale = float(system.params["market"]["bid_scale"])
   arrays = (nodes / scale, curve, node_weights(nodes, mu, sigma), x)
-  return PriceInputs(*(jnp.asarray(array, jnp.float32) for array in arrays))
+  return menu_inputs(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
 
 def _read(table, nodes):

@@ -20,7 +20,7 @@ def _price_inputs(seed=0):
   curve = np.clip(np.linspace(0, 0.1, NODES) + 0.02 * rng.normal(size=(*SHAPE, NODES)), 0, 1)
   weight = rng.dirichlet(np.ones(NODES), SHAPE)
   shown = np.sort(curve.max(-1, keepdims=True) * rng.uniform(0.2, 1, (*SHAPE, 5)), -1)
-  return payment.PriceInputs(*(jnp.asarray(x, jnp.float32) for x in (nodes, curve, weight, shown)))
+  return payment.menu_inputs(*(jnp.asarray(x, jnp.float32) for x in (nodes, curve, weight, shown)))
 
 
 def _rate_inputs(seed=0):
@@ -57,7 +57,7 @@ def test_more_clicks_cost_more_each():
     inputs = _price_inputs(seed)
     params, apply = _network("price", inputs, scale=scale)
     x = jnp.linspace(0.01, 1, 60) * inputs.curve.max(-1, keepdims=True)
-    inputs = payment.PriceInputs(inputs.nodes, inputs.curve, inputs.weight, x)
+    inputs = payment.menu_inputs(inputs.nodes, inputs.curve, inputs.weight, x)
     price = np.asarray(apply(params, jnp.full(x.shape, 1e6), inputs))
     assert (np.diff(price, axis=-1) >= -1e-5).all() and (np.diff(price * x, 2, axis=-1) >= -1e-5).all()
 
@@ -71,7 +71,7 @@ def test_untrained_it_is_the_isotonic_menu_with_steps_half_way():
   level = menu.isotonic_regression(inputs.curve, inputs.weight + 1e-6)
   bid = inputs.nodes - 0.5 * jnp.diff(inputs.nodes, axis=-1, prepend=0)
   np.testing.assert_allclose(price, menu.menu_payment(level, bid, inputs.x) / inputs.x, rtol=1e-4)
-  nothing = payment.PriceInputs(inputs.nodes, inputs.curve * 0, inputs.weight, inputs.x * 0)
+  nothing = payment.menu_inputs(inputs.nodes, inputs.curve * 0, inputs.weight, inputs.x * 0)
   assert (np.asarray(apply(nothing, jnp.ones((*SHAPE, 5)))) == 0).all()
 
 
@@ -79,9 +79,9 @@ def test_the_price_reads_the_curve():
   inputs = _price_inputs()
   params, apply = _network("price", inputs)
   own = jnp.full((*SHAPE, 5), 1e6)
-  later = payment.PriceInputs(inputs.nodes * 2, inputs.curve, inputs.weight, inputs.x)
+  later = payment.menu_inputs(inputs.nodes * 2, inputs.curve, inputs.weight, inputs.x)
   np.testing.assert_allclose(apply(params, own, later), 2 * apply(params, own), rtol=1e-5)  # prices are in bids
-  half = payment.PriceInputs(inputs.nodes, inputs.curve / 2, inputs.weight, inputs.x / 2)
+  half = payment.menu_inputs(inputs.nodes, inputs.curve / 2, inputs.weight, inputs.x / 2)
   np.testing.assert_allclose(apply(params, own, half), apply(params, own), rtol=1e-4)  # and per click
 
 

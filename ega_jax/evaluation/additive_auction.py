@@ -1,0 +1,86 @@
+"""Grading of auctions for additive bidders with values uniform on [0, 1]: revenue, and ex-post regret sought far harder
+than in training (exhaustive grids, many starts), beside the bound where one is known.
+
+Gradient misreports alone under-report: a published net's regret can be hundreds of times what its own test finds (You
+et al., arXiv 2601.13489). So the larger of all searches counts, per profile and bidder.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.losses.misreports import additive_utility, ascend_misreports, misreport_utility
+
+GRID = {1: 201, 2: 101}  # points an axis of the exhaustive grid, by the number of items
+
+
+def single_item_revenue(bidders):
+  """Returns Myerson's revenue of one item and n bidders U[0, 1]: (n - 1)/(n + 1) + 1/((n + 1) 2^n)."""
+  return (bidders - 1) / (bidders + 1) + 1 / ((bidders + 1) * 2**bidders)
+
+
+def known_bounds(bidders, items):
+  """Returns {"item_wise_myerson", "optimum"}: revenue of selling items apart, which is incentive compatible, and the
+  optimal revenue, None where theory has none (more than one bidder and item)."""
+  apart = items * single_item_revenue(bidders)
+  optimum = apart if items == 1 else (12 + 2 * math.sqrt(2)) / 27 if (bidders, items) == (1, 2) else None
+  return {"item_wise_myerson": apart, "optimum": optimum}
+
+
+def grade(auction, values, *, grid_profiles, ascent_profiles, best=5, ascent_steps=50, starts=100, start_steps=500,
+          step_size=0.1, seed=0, chunk=8):  # fmt: skip
+  """Returns the figures of an auction on profiles f[P, n, m].
+
+  One or two items: the grid, then ascent from its `best` points. More: `starts` random starts. An ascent keeps the best
+  point it visits.
+
+  Args:
+    auction: bids f[..., n, m] -> (allocation f[..., n, m], payments f[..., n]), traceable.
+    grid_profiles, ascent_profiles: how many of the profiles are searched (one or two items; more).
+    step_size: of the ascents, a cosine from it to 0 would find less than keeping the best point.
+    seed: of the random starts. chunk: profiles at once.
+  """
+  values = np.asarray(values, np.float32)
+  bidders, items = values.shape[1:]
+  searched = values[: grid_profiles if items in GRID else ascent_profiles]
+  search = functools.partial(_search, auction, best, ascent_steps, starts, start_steps, step_size)
+  keys = jax.random.split(jax.random.key(seed), len(searched))
+  gains = jax.jit(lambda v, k: jax.lax.map(lambda one: search(*one), (v, k), batch_size=chunk))(searched, keys)
+  found = {name: np.maximum(np.asarray(gain, np.float64), 0.0) for name, gain in gains.items()}
+  regret = np.max(list(found.values()), axis=0)  # [P, n]
+  allocation, payments = (np.asarray(a, np.float64) for a in jax.jit(auction)(values))
+  revenue, worth = payments.sum(-1), (allocation * values).sum((-1, -2))
+  return {
+    "profiles": len(values),
+    "revenue": float(revenue.mean()),
+    "revenue_stderr": float(revenue.std(ddof=1) / math.sqrt(len(revenue))),
+    "welfare": float(worth.mean()),
+    "searched_profiles": len(searched),
+    "regret": float(regret.mean()),  # per bidder
+    "regret_stderr": float(regret.mean(1).std(ddof=1) / math.sqrt(len(regret))),
+    "regret_p99": float(np.quantile(regret, 0.99)),
+    "regret_max": float(regret.max()),
+    **{f"regret_{name}": float(gain.mean()) for name, gain in found.items()},
+    "regret_over_payment": float(regret.sum() / max(payments[: len(searched)].sum(), 1e-12)),
+    "ir_violations": int(((allocation * values).sum(-1) - payments < -1e-6).sum()),
+    **known_bounds(bidders, items),
+  }
+
+
+def _search(auction, best, ascent_steps, starts, start_steps, step_size, values, key):
+  """Returns {name of a search: largest gain f[n]} of one profile f[n, m]."""
+  bidders, items = values.shape
+  truth = additive_utility(auction, values, values)
+  utility = lambda found: misreport_utility(auction, jnp.broadcast_to(values, found.shape), found)
+  if items not in GRID:
+    first = jax.random.uniform(key, (starts, bidders, items))
+    return {"ascent": ascend_misreports(utility, first, start_steps, step_size)[1].max(0) - truth}
+  axis = jnp.linspace(0.0, 1.0, GRID[items])
+  grid = jnp.stack(jnp.meshgrid(*[axis] * items, indexing="ij"), axis=-1).reshape(-1, items)
+  gains = utility(jnp.broadcast_to(grid[:, None], (len(grid), bidders, items)))  # [G, n]
+  highest, at = jax.lax.top_k(gains.T, best)  # [n, best]
+  ascended = ascend_misreports(utility, jnp.moveaxis(grid[at], 0, 1), ascent_steps, step_size)[1]
+  return {"grid": highest[:, 0] - truth, "ascent": ascended.max(0) - truth}

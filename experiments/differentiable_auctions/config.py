@@ -1,0 +1,48 @@
+"""Auctions of several items learned by gradient, as a stage of launch.train: README.md beside this file."""
+
+import jax
+import ml_collections
+
+from ega_jax.evaluation.additive_auction import grade
+from ega_jax.stages.additive_auction import auction_of, auction_stage, network_of
+
+
+def get_config():
+  """Returns the settings of two bidders and two items."""
+  return ml_collections.ConfigDict(
+    {
+      "seed": 0,
+      "num_bidders": 2,
+      "num_items": 2,
+      "network": "regret_net",  # or "exchangeable"
+      "hidden": 100,
+      "layers": 2,
+      "profiles": 16384,
+      "batch_size": 256,
+      "steps": 20000,
+      "learning_rate": 1e-3,
+      "misreport_steps": 5,
+      "misreport_rate": 0.1,
+      "rule": "budget",  # or "lagrangian"
+      "multiplier": 5.0,
+      "multiplier_step": 0.01,
+      "penalty": 1.0,  # of "lagrangian"
+      "budget_start": 1e-2,  # regret per unit of revenue, of "budget"
+      "budget_end": 1e-3,
+      "grade": {"profiles": 100000, "grid_profiles": 1000, "ascent_profiles": 200, "seed": 10000},
+    }
+  )
+
+
+def stages(config, workdir):
+  """Returns the one stage, which ends by grading the auction on fresh profiles."""
+  del workdir
+  network, options = network_of(config), config.grade
+
+  def evaluate(params):
+    key = jax.random.key(options.seed)  # never a training key: those are folded from the stage's name
+    values = jax.random.uniform(key, (options.profiles, config.num_bidders, config.num_items))
+    sizes = {"grid_profiles": options.grid_profiles, "ascent_profiles": options.ascent_profiles}
+    return grade(auction_of(network, params["network"]), values, seed=options.seed, **sizes)
+
+  return [auction_stage(config, evaluate=evaluate)]
