@@ -23,11 +23,14 @@ def single_item_revenue(bidders):
 
 
 def known_bounds(bidders, items):
-  """Returns {"item_wise_myerson", "optimum"}: revenue of selling items apart, which is incentive compatible, and the
-  optimal revenue, None where theory has none (more than one bidder and item)."""
-  apart = items * single_item_revenue(bidders)
-  optimum = apart if items == 1 else (12 + 2 * math.sqrt(2)) / 27 if (bidders, items) == (1, 2) else None
-  return {"item_wise_myerson": apart, "optimum": optimum}
+  """Returns {"item_wise_myerson": revenue of selling items apart, which is incentive compatible} and, where theory
+  knows it (one item, or one bidder and two items), "optimum": the most that an incentive compatible auction earns."""
+  found = {"item_wise_myerson": items * single_item_revenue(bidders)}
+  if items == 1:
+    found["optimum"] = found["item_wise_myerson"]
+  elif (bidders, items) == (1, 2):
+    found["optimum"] = (12 + 2 * math.sqrt(2)) / 27
+  return found
 
 
 def grade(auction, values, *, grid_profiles, ascent_profiles, best=5, ascent_steps=50, starts=100, start_steps=500,

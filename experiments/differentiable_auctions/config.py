@@ -14,12 +14,12 @@ def get_config():
       "seed": 0,
       "num_bidders": 2,
       "num_items": 2,
-      "network": "regret_net",  # or "exchangeable"
-      "hidden": 100,
-      "layers": 2,
+      "network": "exchangeable",  # or "regret_net", of hidden 100 and layers 2
+      "hidden": 32,
+      "layers": 3,
       "profiles": 16384,
       "batch_size": 256,
-      "steps": 20000,
+      "steps": 10000,
       "learning_rate": 1e-3,
       "misreport_steps": 5,
       "misreport_rate": 0.1,

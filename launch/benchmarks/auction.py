@@ -34,7 +34,7 @@ def run(seconds):
 
 def _row(changes, seconds, peak):
   config = get_config()
-  config.update({"rule": "lagrangian", "network": "regret_net", **changes})
+  config.update({"rule": "lagrangian", "network": "regret_net", "hidden": 100, "layers": 2, **changes})
   stage = auction_stage(config)
   state = jax.jit(lambda rng: initial_state(stage, rng, {}))(jax.random.key(0))
   params = jax.tree.map(np.array, state.params)

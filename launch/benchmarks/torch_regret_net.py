@@ -56,7 +56,7 @@ class Trainer:
     loss.backward()
     self.optimizer.step()
     self.multiplier = self.multiplier + config.multiplier_step * by_bidder.detach()
-    return float(loss)
+    return float(loss.detach())
 
   def _misreport_utility(self, values, misreports):
     own = torch.eye(self.config.num_bidders, dtype=torch.bool)[..., None]
