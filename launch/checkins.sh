@@ -43,7 +43,8 @@ task() { # train|evaluate|help seed [overrides]; SLOT counts the tasks that run 
   local what=$1 seed=$2 pinned=() started=$SECONDS
   local at="$run/seed$seed"
   shift 2
-  command -v taskset > /dev/null && pinned=(taskset -c "$((SLOT % $(nproc)))")
+  # As many threads as cores: more only take turns.
+  command -v taskset > /dev/null && pinned=(env NPROC=1 taskset -c "$((SLOT % $(nproc)))")
   if [ "$what" = train ]; then
     "${pinned[@]}" "$python" -m launch.train --experiment="$experiment" --workdir="$at" \
       --config.seed="$seed" --config.data="$run/data" "$@" || { touch "$at.failed"; return 1; }

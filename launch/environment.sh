@@ -13,7 +13,6 @@ if ! cmp -s "$root/setup.cfg" "$stamp"; then
   cp "$root/setup.cfg" "$stamp"
 fi
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/ega_jax}
-export NPROC=${NPROC:-16} # XLA:CPU's all-reduce over fake devices can deadlock with fewer threads.
 # xla_flags FLAGS: exports them as XLA_FLAGS where none are set, if this XLA knows them.
 xla_flags() {
   if [ -z "${XLA_FLAGS+set}" ] && JAX_PLATFORMS=cpu XLA_FLAGS=$1 "$python" -c 'import jax; jax.devices()' 2>/dev/null
