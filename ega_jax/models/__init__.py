@@ -1,4 +1,5 @@
-"""EGA's models: generator, reward model, payment network, the cascade's ranker. The modules are imported by name."""
+"""EGA's models: generator, reward model, payment network, the cascade's ranker; and networks that are auctions. The
+modules are imported by name."""
 
 __all__ = [
   "calibration",
@@ -7,5 +8,6 @@ __all__ = [
   "features",
   "payment",
   "ranker",
+  "regret_net",
   "reward",
 ]
