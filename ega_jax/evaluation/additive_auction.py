@@ -43,7 +43,8 @@ def grade(auction, values, *, grid_profiles, ascent_profiles, best=5, ascent_ste
   Args:
     auction: bids f[..., n, m] -> (allocation f[..., n, m], payments f[..., n]), traceable.
     grid_profiles, ascent_profiles: how many of the profiles are searched (one or two items; more).
-    step_size: of the ascents, a cosine from it to 0 would find less than keeping the best point.
+    best, ascent_steps: points of the grid that are ascended from, and how far. starts, start_steps: of more items.
+    step_size: of Adam, constant.
     seed: of the random starts. chunk: profiles at once.
   """
   values = np.asarray(values, np.float32)

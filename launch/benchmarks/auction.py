@@ -1,7 +1,5 @@
 """Suite "auction": a step of training RegretNet, misreports included, beside the same step in PyTorch."""
 
-import os
-
 import jax
 import numpy as np
 import torch
@@ -25,7 +23,7 @@ SETTINGS = {
 
 def run(seconds):
   """Returns {"machine", "peak_flops", "rows"}; the first loss of both is the same to rounding, or it raises."""
-  torch.set_num_threads(os.cpu_count())
+  torch.set_num_threads(timing.cores())
   peak = timing.peak_flops()
   rows = [{"name": name, "peer": f"PyTorch {torch.__version__}"} | _row(changes, seconds, peak)
           for name, changes in SETTINGS.items()]  # fmt: skip

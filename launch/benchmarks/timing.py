@@ -40,6 +40,11 @@ def peak_flops(size=1536, repeats=8):
   return 2.0 * size**3 / min(_time(lambda: product(a, a).block_until_ready()) for _ in range(repeats))
 
 
+def cores():
+  """Returns the cores that this process may use: a peer with more threads than that would be slowed by them."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def machine():
   """Returns what the figures were taken on."""
-  return f"{platform.machine()}, {os.cpu_count()} CPUs, {jax.devices()[0].platform} {jax.device_count()}"
+  return f"{platform.machine()}, {cores()} of {os.cpu_count()} CPUs, {jax.devices()[0].platform} {jax.device_count()}"
