@@ -61,8 +61,7 @@ def define_flags():
 def main(overrides):
   """Returns the exit code."""
   values = flags.FLAGS
-  if overrides:
-    raise ValueError(f"argument {overrides[0]!r} is unknown")
+  binary.refuse_overrides(overrides)
   binary.check_output(values.output)
   binary.check_output(values.plots, folder=True, flag="--plots")
   names = [name.strip() for name in values.mechanisms.split(",") if name.strip()]

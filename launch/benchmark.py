@@ -25,8 +25,7 @@ def define_flags():
 def main(overrides):
   """Returns the exit code."""
   values = flags.FLAGS
-  if overrides:
-    raise ValueError(f"argument {overrides[0]!r} is unknown")
+  binary.refuse_overrides(overrides)
   binary.check_output(values.output)
   try:
     suite = importlib.import_module(SUITES[values.suite])

@@ -46,6 +46,12 @@ def parse(argv):
   return [argv[0], *overrides]
 
 
+def refuse_overrides(overrides):
+  """Raises ValueError for --config.a.b=value where there is no config."""
+  if overrides:
+    raise ValueError(f"argument {overrides[0]!r} is unknown")
+
+
 def _refuse(error):
   print(f"bad input: {error}", file=sys.stderr)
   sys.exit(BAD_INPUT)
