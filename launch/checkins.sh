@@ -40,11 +40,10 @@ fi
 # Tasks, a line each, JOBS at once: every training, then every evaluation, which waits for its seed's training. The last
 # ones of all seeds help: processes that evaluate one seed share its systems out.
 task() { # train|evaluate|help seed [overrides]; SLOT counts the tasks that run at once
-  local what=$1 seed=$2 pinned=() started=$SECONDS
+  local what=$1 seed=$2 pinned started=$SECONDS
   local at="$run/seed$seed"
   shift 2
-  # As many threads as cores: more only take turns.
-  command -v taskset > /dev/null && pinned=(env NPROC=1 taskset -c "$((SLOT % $(nproc)))")
+  pin "$SLOT"
   if [ "$what" = train ]; then
     "${pinned[@]}" "$python" -m launch.train --experiment="$experiment" --workdir="$at" \
       --config.seed="$seed" --config.data="$run/data" "$@" || { touch "$at.failed"; return 1; }

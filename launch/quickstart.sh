@@ -7,7 +7,21 @@ source "$root/launch/environment.sh"
 source "$root/launch/cpu.sh"
 cd "$root"
 run=${RUN:-runs/quickstart}
+overrides=("$@")
+train() { # stages
+  "$python" -m launch.train --experiment=experiments/quickstart/config.py --workdir="$run" --config.data="$run/data" \
+    --stages="$1" "${overrides[@]}"
+}
+evaluate() { "$python" -m launch.evaluate --workdir="$run" --output="$run/results.json"; }
+both() { # two commands at once: programs of this size leave half of two cores idle
+  $1 &
+  local first=$! code=0
+  $2 || code=$?
+  wait "$first" || code=$?
+  return "$code"
+}
 "$python" -m launch.prepare_data --source=world --size=small --seed=0 --output="$run/data" --export_requests=20
-"$python" -m launch.train --experiment=experiments/quickstart/config.py --workdir="$run" \
-  --config.data="$run/data" "$@"
-"$python" -m launch.evaluate --workdir="$run" --output="$run/results.json"
+train tokenizer
+both "train pretrain" "train reward,ranker"
+train align,policy,payment
+both evaluate evaluate

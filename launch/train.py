@@ -26,7 +26,7 @@ def define_flags():
   """Defines the flags; not on import, so that another binary's module can be imported beside this one."""
   flags.DEFINE_string("experiment", None, "Python file with get_config() and stages(config, workdir).", required=True)
   flags.DEFINE_string("workdir", None, "Folder of checkpoints and metrics.")
-  flags.DEFINE_string("stages", "", "Stages to run, comma-separated; the earlier ones must be complete. Default: all.")
+  flags.DEFINE_string("stages", "", "Stages to run, comma-separated; what they need must be complete. Default: all.")
   flags.DEFINE_string("mesh", "", "Sizes of mesh axes, such as data=2,fsdp=4. Default: config.mesh, or data=-1.")
   flags.DEFINE_bool("replicate_uneven", False, "Keep dimensions whole that their mesh axes do not divide.")
   flags.DEFINE_integer("log_every", 50, "Steps between lines of metrics.", lower_bound=1)
@@ -55,7 +55,7 @@ def main(overrides):
   if values.dry_run:
     reports = [_describe(*entry, mesh) for entry in experiment.abstract_stages(stages)]
   else:
-    loop.last_stage(stages, only, values.workdir)
+    loop.planned(stages, only, values.workdir)
     # Last of the checks, as they write what they compare: a refused command must not bind the workdir to its config.
     check_same(Path(values.workdir) / "config.json", settings)
     check_data(Path(values.workdir), config)

@@ -2,7 +2,7 @@
 than in training (exhaustive grids, many starts), beside the bound where one is known.
 
 Gradient misreports alone under-report: a published net's regret can be hundreds of times what its own test finds (You
-et al., arXiv 2601.13489). So the larger of all searches counts, per profile and bidder.
+et al., arXiv 2601.13489). So one or two items are searched by a grid, whose best points an ascent refines.
 """
 
 import functools
@@ -33,24 +33,37 @@ def known_bounds(bidders, items):
   return found
 
 
-def grade(auction, values, *, grid_profiles, ascent_profiles, best=5, ascent_steps=50, starts=100, start_steps=500,
+def check_sizes(items, profiles, grid_profiles, ascent_profiles):
+  """Raises ValueError unless `grade` can search that many of the profiles and give standard errors."""
+  name, searched = ("grid_profiles", grid_profiles) if items in GRID else ("ascent_profiles", ascent_profiles)
+  if not 2 <= searched <= profiles:
+    raise ValueError(f"{name} is {searched} of {profiles} profiles; it must be at least 2 and at most profiles")
+
+
+def grade(auction, values, *, grid_profiles, ascent_profiles, best=5, refine_steps=50, starts=100, ascent_steps=500,
           step_size=0.1, seed=0, chunk=8):  # fmt: skip
   """Returns the figures of an auction on profiles f[P, n, m].
 
-  One or two items: the grid, then ascent from its `best` points. More: `starts` random starts. An ascent keeps the best
-  point it visits.
+  One or two items: the grid, refined by ascent from its `best` points by steps of the grid's spacing. More: ascent from
+  `starts` random points. An ascent keeps the best point it visits.
 
   Args:
     auction: bids f[..., n, m] -> (allocation f[..., n, m], payments f[..., n]), traceable.
     grid_profiles, ascent_profiles: how many of the profiles are searched (one or two items; more).
-    best, ascent_steps: points of the grid that are ascended from, and how far. starts, start_steps: of more items.
-    step_size: of Adam, constant.
+    best, refine_steps: points of the grid that are refined, and by how many steps.
+    starts, ascent_steps, step_size: of more items; step_size of Adam, constant.
     seed: of the random starts. chunk: profiles at once.
+
+  Raises:
+    ValueError: as `check_sizes`.
   """
   values = np.asarray(values, np.float32)
   bidders, items = values.shape[1:]
-  searched = values[: grid_profiles if items in GRID else ascent_profiles]
-  search = functools.partial(_search, auction, best, ascent_steps, starts, start_steps, step_size)
+  check_sizes(items, len(values), grid_profiles, ascent_profiles)
+  if items in GRID:
+    searched, search = values[:grid_profiles], functools.partial(_by_grid, auction, best, refine_steps)
+  else:
+    searched, search = values[:ascent_profiles], functools.partial(_by_ascent, auction, starts, ascent_steps, step_size)
   keys = jax.random.split(jax.random.key(seed), len(searched))
   gains = jax.jit(lambda v, k: jax.lax.map(lambda one: search(*one), (v, k), batch_size=chunk))(searched, keys)
   found = {name: np.maximum(np.asarray(gain, np.float64), 0.0) for name, gain in gains.items()}
@@ -74,17 +87,26 @@ def grade(auction, values, *, grid_profiles, ascent_profiles, best=5, ascent_ste
   }
 
 
-def _search(auction, best, ascent_steps, starts, start_steps, step_size, values, key):
-  """Returns {name of a search: largest gain f[n]} of one profile f[n, m]."""
+def _by_grid(auction, best, steps, values, key):
+  """Returns {"grid": largest gain f[n] on the grid, "refined": after ascent} of one profile f[n, m]."""
+  del key
   bidders, items = values.shape
-  truth = additive_utility(auction, values, values)
-  utility = lambda found: misreport_utility(auction, jnp.broadcast_to(values, found.shape), found)
-  if items not in GRID:
-    first = jax.random.uniform(key, (starts, bidders, items))
-    return {"ascent": ascend_misreports(utility, first, start_steps, step_size)[1].max(0) - truth}
   axis = jnp.linspace(0.0, 1.0, GRID[items])
   grid = jnp.stack(jnp.meshgrid(*[axis] * items, indexing="ij"), axis=-1).reshape(-1, items)
+  utility, truth = _utility(auction, values), additive_utility(auction, values, values)
   gains = utility(jnp.broadcast_to(grid[:, None], (len(grid), bidders, items)))  # [G, n]
   highest, at = jax.lax.top_k(gains.T, best)  # [n, best]
-  ascended = ascend_misreports(utility, jnp.moveaxis(grid[at], 0, 1), ascent_steps, step_size)[1]
-  return {"grid": highest[:, 0] - truth, "ascent": ascended.max(0) - truth}
+  refined = ascend_misreports(utility, jnp.moveaxis(grid[at], 0, 1), steps, 1.0 / (GRID[items] - 1))[1]
+  return {"grid": highest[:, 0] - truth, "refined": refined.max(0) - truth}
+
+
+def _by_ascent(auction, starts, steps, step_size, values, key):
+  """Returns {"ascent": largest gain f[n]} of one profile f[n, m] from random starts."""
+  first = jax.random.uniform(key, (starts, *values.shape))
+  found = ascend_misreports(_utility(auction, values), first, steps, step_size)[1]
+  return {"ascent": found.max(0) - additive_utility(auction, values, values)}
+
+
+def _utility(auction, values):
+  """Returns misreports f[..., n, m] -> utility f[..., n] of one profile f[n, m]."""
+  return lambda found: misreport_utility(auction, jnp.broadcast_to(values, found.shape), found)

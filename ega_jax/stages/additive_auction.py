@@ -1,8 +1,9 @@
 """The stage that learns an auction of several items for additive bidders by revenue and ex-post regret (Duetting et
 al., "Optimal Auctions through Deep Learning"; Ivanov et al. 2022, "Optimal-er Auctions through Attention").
 
-Profiles of values are drawn once and kept with the best misreports found for each so far, where the next ascent starts:
-a few steps a visit do the work of many. The cache and the multiplier are parameters (`losses.misreports.written`).
+As in both papers' code, profiles of values are drawn once and kept with the misreports found for each, where the next
+ascent starts: a few steps a visit do the work of many. Ours: the best point visited is kept, not the last; cache and
+multiplier are parameters (`losses.misreports.written`).
 """
 
 import jax
@@ -31,9 +32,11 @@ def check(config):
   for name in ("learning_rate", "misreport_rate", "budget_start", "budget_end"):
     if not 0 < config[name] < np.inf:
       raise ValueError(f"config.{name} is {config[name]}; it must be positive and finite")
-  for name in ("multiplier", "multiplier_step", "penalty"):
+  for name in ("multiplier", "multiplier_step", "budget_step", "penalty"):
     if not 0 <= config[name] < np.inf:
       raise ValueError(f"config.{name} is {config[name]}; it must be at least 0 and finite")
+  if config.budget_end > config.budget_start:
+    raise ValueError(f"config.budget_end is {config.budget_end}; allowed: up to budget_start, {config.budget_start}")
 
 
 def network_of(config):
@@ -79,9 +82,9 @@ def auction_stage(config, *, name="auction", evaluate=None, process=(0, 1)) -> S
     first = jax.lax.stop_gradient(starts)
     found, _ = misreports_lib.ascend_misreports(utility, first, config.misreport_steps, config.misreport_rate)
     auction = auction_of(network, params["network"])
-    regret = misreports_lib.misreport_regret(auction, values, jax.lax.stop_gradient(found))
     allocation, payments = auction(values)
     worth = (allocation * values).sum(-1)  # a payment is per auction: one click, for sure, worth this much
+    regret = misreports_lib.misreport_regret(auction, values, jax.lax.stop_gradient(found), worth - payments)
     ruled = config.rule == "budget"
     multiplier, penalty = params["multiplier"], config.penalty
     if ruled:
@@ -113,9 +116,8 @@ def auction_stage(config, *, name="auction", evaluate=None, process=(0, 1)) -> S
 def _budget_terms(params, regret, revenue, config):
   """Returns the term that writes RegretFormer's multiplier and its falling budget."""
   following = jnp.maximum(config.budget_end, params["budget"] * _decay(config))
-  moved = budgeted_multiplier(params["multiplier"], regret, revenue, params["budget"], step=config.multiplier_step)
-  parts = (("multiplier", moved), ("budget", following))
-  return sum(misreports_lib.written(params[name], jax.lax.stop_gradient(value)) for name, value in parts)
+  moved = budgeted_multiplier(params["multiplier"], regret, revenue, params["budget"], step=config.budget_step)
+  return misreports_lib.written(params["multiplier"], moved) + misreports_lib.written(params["budget"], following)
 
 
 def _decay(config):

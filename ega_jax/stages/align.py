@@ -24,8 +24,12 @@ from ega_jax.types import Request
 RANKS = 10  # unshown ads that a move may bring in, by belief times bid
 
 
-def align_stage(config, models, lists: ListConfig, *, name="align", source="reward", process=(0, 1)) -> Stage:
+def align_stage(
+  config, models, lists: ListConfig, *, name="align", generator="pretrain", reward="reward", process=(0, 1)
+) -> Stage:
   """Returns the stage that fits z to improved lists, and creatives to clicks.
+
+  generator, reward: the stages that the generator, and all else, are from.
 
   It starts from the reward model's belief about every candidate alone, sharpened as bids are (weight alpha): what
   pre-training learned of lists stays in the decoder's states, its list heads begin at 0.
@@ -36,8 +40,8 @@ def align_stage(config, models, lists: ListConfig, *, name="align", source="rewa
 
   def init(rng, previous):
     del rng
-    kept = {key: previous[source][key] for key in ("catalog", "ids", "generator", "reward", "market")}
-    return {**kept, "generator": start_from_belief(kept["generator"], lists.alpha, options.sharpness)}
+    kept = {key: previous[reward][key] for key in ("catalog", "ids", "reward", "market")}
+    return {**kept, "generator": start_from_belief(previous[generator]["generator"], lists.alpha, options.sharpness)}
 
   def loss(params, batch, rng):
     request = Request.from_batch(batch)
@@ -64,6 +68,7 @@ def align_stage(config, models, lists: ListConfig, *, name="align", source="rewa
   schedule = optax.cosine_decay_schedule(options.learning_rate, max(options.steps, 1))
   return Stage(
     name=name,
+    needs=(generator, reward),
     finish=finish,
     init=init,
     loss=loss,

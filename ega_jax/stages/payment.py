@@ -56,7 +56,7 @@ def payment_stage(config, system_of, form, workdir, *, name="payment", source="p
 
   optimizer = payment_optimizer(options.learning_rate, options.steps, options.multiplier_step)
   return Stage(
-    name=name, init=init, loss=loss, batches=batches, optimizer=optimizer, trainable="^payment/",
+    name=name, needs=(source,), init=init, loss=loss, batches=batches, optimizer=optimizer, trainable="^payment/",
     num_steps=options.steps,
   )  # fmt: skip
 

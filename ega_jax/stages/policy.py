@@ -78,6 +78,7 @@ def policy_stage(
 
   return Stage(
     name=name,
+    needs=(source,),
     finish=finish,
     init=init,
     loss=loss,

@@ -71,6 +71,7 @@ def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", proce
   schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, options.steps // 20, options.steps)
   return Stage(
     name=name,
+    needs=(source,),
     init=init,
     loss=loss,
     finish=finish,

@@ -36,6 +36,7 @@ def ranker_stage(config, ranker, *, name="ranker", source="reward", process=(0, 
   schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, options.steps // 20, options.steps)
   return Stage(
     name=name,
+    needs=(source,),
     init=init,
     loss=loss,
     batches=logged(config, options.batch_size, LIST, folds=main_folds(config), salt=5, process=process),

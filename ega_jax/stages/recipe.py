@@ -105,7 +105,8 @@ def stages(config, workdir, models=None):
 
   tokenizer, pretrain, reward, policy, payment are EGA's five; align, ours, goes before policy. policy_bid_free is the
   generator of lists that ignore bids (GR, vcg_range); payment_rate the paper's payment form on the same allocation;
-  ranker the cascade's models; judge a second reward model, of held-back logs, that scores choices on validation.
+  ranker the cascade's models; judge a second reward model, of held-back logs, that scores choices on validation. The
+  click models (reward, ranker, judge) need no generator and can be trained beside it.
   """
   check_pages(config)
   check_settings(config)
@@ -128,7 +129,7 @@ def stages(config, workdir, models=None):
     found.append(payment_stage(config, system_of, "rate", workdir, name="payment_rate", **share))
   if config.judge:
     folds = held_back_folds(config)
-    found.append(reward_stage(config, models, name="judge", source="pretrain", folds=folds, **share))
+    found.append(reward_stage(config, models, name="judge", folds=folds, **share))
   return found
 
 

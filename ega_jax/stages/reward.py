@@ -20,11 +20,11 @@ BATCH = 256
 CALIBRATION = 20_000  # training requests to calibrate on, at most
 
 
-def reward_stage(config, models, *, name="reward", source="pretrain", folds=None, process=(0, 1)) -> Stage:
+def reward_stage(config, models, *, name="reward", source="tokenizer", folds=None, process=(0, 1)) -> Stage:
   """Returns the stage that fits the click model of lists; it ends with leaves "reward" and "market".
 
   Args:
-    source: the stage whose other leaves are kept.
+    source: the stage whose catalogue and ids are kept.
     folds: of requests to learn from, as often as the main ones are in `config.reward.steps`; None: the main ones. A
       model of the held-back folds judges choices on validation.
   """
@@ -35,9 +35,10 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
   def init(rng, previous):
     request = Request.from_batch(example_request(config))
     items = jnp.zeros((1, 1, config.list_length), jnp.int32)
-    fresh = models.reward.init(rng, request, previous[source]["catalog"], items, items)["params"]
+    kept = {key: previous[source][key] for key in ("catalog", "ids")}
+    fresh = models.reward.init(rng, request, kept["catalog"], items, items)["params"]
     market = {"bid_scale": jnp.float32(1.0), "organic_weight": jnp.float32(1.0), "slot_price": jnp.float32(0.0)}
-    return {**previous[source], "reward": fresh, "market": market}
+    return {**kept, "reward": fresh, "market": market}
 
   def loss(params, batch, rng):
     request = Request.from_batch(batch)
@@ -61,6 +62,7 @@ def reward_stage(config, models, *, name="reward", source="pretrain", folds=None
   schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, steps // 20, steps)
   return Stage(
     name=name,
+    needs=(source,),
     init=init,
     loss=loss,
     batches=logged(config, options.batch_size, LIST, folds=folds, salt=3, process=process),

@@ -87,6 +87,7 @@ def tokenizer_stage(config, process=(0, 1)) -> Stage:
 
   return Stage(
     name="tokenizer",
+    needs=(),
     init=init,
     loss=loss,
     batches=batches,

@@ -36,7 +36,7 @@ class Options:
   checkpoint_every: int = 1000
   keep: int = 2  # step checkpoints of a stage
   config: dict | None = None  # locks the workdir
-  only: tuple[str, ...] = ()  # stages to run; the earlier ones must be complete. Empty: all
+  only: tuple[str, ...] = ()  # stages to run; those that they need must be complete. Empty: all
   replicate_uneven: bool = False  # keep a dimension whole that its mesh axes do not divide, instead of refusing it
 
 
@@ -49,7 +49,8 @@ class Preempted(RuntimeError):
 
 
 def run(stages, workdir, mesh, rules=None, options=None):
-  """Returns {stage name: final params} after running `stages` in order, in WORKDIR/STAGE each.
+  """Returns {stage name: final params} after running `stages` in order, in WORKDIR/STAGE each; with `options.only` of
+  those and of what they need.
 
   Args:
     stages: list of Stage.
@@ -65,22 +66,23 @@ def run(stages, workdir, mesh, rules=None, options=None):
   """
   options = options or Options()
   workdir = Path(workdir).absolute()
-  last = last_stage(stages, options.only, workdir)
+  chosen = planned(stages, options.only, workdir)
   if options.config is not None:
     check_same(workdir / "config.json", options.config)
   previous, names = {}, {}
   with jax.set_mesh(mesh), nn.logical_axis_rules(flax_rules(rules)):
-    for stage in stages[: last + 1]:
+    for stage, needs in chosen:
       runner = _StageRun(stage, workdir / stage.name, mesh, rules, options)
-      previous[stage.name], names = runner.run(dict(previous), names)
+      previous[stage.name], names = runner.run({name: previous[name] for name in needs}, names)
   return previous
 
 
-def last_stage(stages, only, workdir) -> int:
-  """Returns the position of the last stage to run: the last of the names `only`, or of all if it is empty.
+def planned(stages, only, workdir):
+  """Returns [(stage, names of the stages it needs)] in order: the stages `only` and what they need, directly or not;
+  all if it is empty.
 
   Raises:
-    ValueError: duplicate or unknown names, or an earlier stage that is neither complete nor named.
+    ValueError: duplicate or unknown names, a need that is no earlier stage, or one that is neither complete nor named.
   """
   known = [stage.name for stage in stages]
   if not known or len(set(known)) != len(known):
@@ -88,11 +90,19 @@ def last_stage(stages, only, workdir) -> int:
   for name in only:
     if name not in known:
       raise ValueError(f"stage {name!r} is unknown; allowed: {', '.join(known)}")
-  last = max((known.index(name) for name in only), default=len(known) - 1)
-  for name in known[:last] if only else ():
-    if name not in only and not final_exists(Path(workdir) / name):
-      raise ValueError(f"stage {name!r} is not complete in {workdir}; allowed: run it first")
-  return last
+  wanted, found = set(only or known), []
+  for at, stage in reversed(list(enumerate(stages))):
+    if stage.name not in wanted:
+      continue
+    needs = tuple(known[:at]) if stage.needs is None else stage.needs
+    if absent := sorted(set(needs) - set(known[:at])):
+      raise ValueError(f"stage {stage.name!r} needs {absent[0]!r}; allowed: an earlier stage, {', '.join(known[:at])}")
+    wanted.update(needs)
+    found.insert(0, (stage, needs))
+  for stage, _ in found if only else ():
+    if stage.name not in only and not final_exists(Path(workdir) / stage.name):
+      raise ValueError(f"stage {stage.name!r} is not complete in {workdir}; allowed: run it first")
+  return found
 
 
 class _StageRun:

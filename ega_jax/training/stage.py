@@ -31,6 +31,8 @@ class Stage:
     num_steps: 0 trains nothing: init and finish only.
     finish: (params, previous) -> params, on the host, once after the last step (fit codes, calibrate). Deterministic.
     evaluate: (params) -> dict of floats, every `eval_every` steps and at the end.
+    needs: names of the stages that `previous` holds; None: all the earlier ones. Stages of which neither needs the
+      other can be trained at once, by two commands.
     shapes: as init, of the same shapes and boxes; for an init that computes constants while it is traced, where only
       shapes are asked for.
   """
@@ -45,6 +47,7 @@ class Stage:
   finish: Callable | None = None
   evaluate: Callable | None = None
   eval_every: int = 0
+  needs: tuple[str, ...] | None = None
   shapes: Callable | None = None
 
   def __post_init__(self):

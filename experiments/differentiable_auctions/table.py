@@ -42,9 +42,21 @@ def markdown(found):
   return table(["bidders x items", *headings, *last], rows)
 
 
-if __name__ == "__main__":
-  folder = sys.argv[1]
-  found = results(folder)
+def main(arguments):
+  """Writes both files; returns the exit code: 0, or 2 for bad input."""
+  try:
+    if len(arguments) != 1:
+      raise ValueError(f"{len(arguments)} arguments; allowed: one folder")
+    (folder,) = arguments
+    found = results(folder)
+  except ValueError as error:
+    print(f"bad input: {error}", file=sys.stderr)
+    return 2
   (Path(folder) / "results.json").write_text(json.dumps(found, indent=1) + "\n")
   (Path(folder) / "table.md").write_text(markdown(found) + "\n")
   print(markdown(found))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))

@@ -14,21 +14,22 @@ def get_config():
   config.lists.num_lists = 16
   config.sweep_prefixes = 384
   config.tokenizer.steps = 200
-  config.pretrain.steps = 200
-  config.reward.steps = 270
+  config.model = {**config.model.to_dict(), "num_layers": 1}
+  config.pretrain.steps = 150
+  config.reward.steps = 200
   config.reward.model.members = 2
-  config.ranker.steps = 250
-  config.align.steps = 120
-  config.policy.steps = 60
+  config.ranker.steps = 200
+  config.align.steps = 100
+  config.policy.steps = 50
   config.policy.batch_size = 16
   config.policy.rollout = "sampled"
   config.policy.learning_rate = 3e-4
   config.payment.requests = 48
   config.payment.steps = 1000
   evaluation = config.evaluation
-  evaluation.requests, evaluation.priced_requests, evaluation.audited_requests = 480, 64, 16
+  evaluation.requests, evaluation.priced_requests, evaluation.audited_requests = 480, 48, 16
   evaluation.validation_requests, evaluation.equilibrium_requests, evaluation.load_requests = 64, 64, 192
-  evaluation.frontier_requests = 32
+  evaluation.frontier_requests = 16
   evaluation.unshown, evaluation.refinements = 2, 0
   return config
 

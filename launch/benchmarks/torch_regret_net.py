@@ -66,7 +66,7 @@ class Trainer:
     return (mine * values).sum(-1) - torch.diagonal(payments, dim1=1, dim2=2)
 
   def _ascend(self, values, starts):
-    """Returns the best of the points that Adam visits."""
+    """Returns the best of the points that Adam visits, the last one included."""
     point = starts.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([point], lr=self.config.misreport_rate, maximize=True)
     best, highest = starts.clone(), torch.full(starts.shape[:-1], -float("inf"))
@@ -78,4 +78,6 @@ class Trainer:
         highest = torch.maximum(highest, utility)
         optimizer.step()
         point.clamp_(0.0, 1.0)
-    return best.detach()
+    with torch.no_grad():
+      utility = self._misreport_utility(values, point)
+      return torch.where((utility > highest)[..., None], point, best)

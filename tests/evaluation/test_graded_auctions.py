@@ -59,11 +59,25 @@ def test_grid_regret_is_that_of_a_loop_and_ascent_adds_little_to_a_smooth_one(bi
   np.testing.assert_allclose(figures["regret_grid"], np.maximum(found, 0).mean(), rtol=1e-4, atol=1e-6)
   assert figures["regret"] >= figures["regret_grid"] - 1e-7
   assert figures["regret"] == pytest.approx(figures["regret_grid"], rel=0.05, abs=1e-5)
+  allocation, payments = (np.asarray(a, np.float64) for a in _smooth(values))
+  worth, paid = (allocation * values).sum((1, 2)), payments.sum(1)
+  assert figures["welfare"] == pytest.approx(worth.mean(), rel=1e-5)
+  assert figures["revenue_stderr"] == pytest.approx(paid.std(ddof=1) / 3**0.5, rel=1e-5)
+
+
+def test_refinement_finds_what_lies_between_points_of_the_grid():
+  # Utility v b - b^2 is best at v / 2, between two points of the grid; only ascent by its spacing gets there.
+  auction = lambda bids: (bids, jnp.square(bids).sum(-1))
+  values = np.full((2, 1, 1), 0.993, np.float32)
+  figures = grade(auction, values, grid_profiles=2, ascent_profiles=2)
+  best, on_grid = 0.993**2 / 4, np.max(0.993 * np.linspace(0, 1, 201) - np.linspace(0, 1, 201) ** 2)
+  assert figures["regret_grid"] == pytest.approx(on_grid, abs=1e-7)  # the truth pays v^2: utility 0
+  assert best - figures["regret"] < 0.1 * (best - on_grid)
 
 
 def test_first_price_regret_is_what_the_winner_overpays():
   values = _values(200, 2, 1)
-  figures = grade(_first_price, values, grid_profiles=200, ascent_profiles=1)
+  figures = grade(_first_price, values, grid_profiles=200, ascent_profiles=2)
   # The winner could bid just above the other, to the next point of the grid; the loser has nothing to gain.
   overpaid = values.max((1, 2)) - (np.floor(values.min((1, 2)) * 200) + 1) / 200
   np.testing.assert_allclose(figures["regret_grid"], np.maximum(overpaid, 0).mean() / 2, atol=1e-5)
@@ -72,7 +86,7 @@ def test_first_price_regret_is_what_the_winner_overpays():
 
 def test_three_items_are_searched_by_ascent_from_many_starts():
   values = _values(8, 2, 3)
-  figures = grade(_smooth, values, grid_profiles=8, ascent_profiles=4, starts=10, start_steps=100)
+  figures = grade(_smooth, values, grid_profiles=8, ascent_profiles=4, starts=10, ascent_steps=100)
   assert figures["searched_profiles"] == 4
   assert "regret_grid" not in figures
   # Items are sold apart: a bidder's best misreport is the best for each item.
@@ -92,7 +106,14 @@ def test_three_items_are_searched_by_ascent_from_many_starts():
 
 def test_payments_above_the_worth_are_counted():
   greedy = lambda bids: (jnp.full_like(bids, 0.4), 1.1 * 0.4 * bids.sum(-1))
-  assert grade(greedy, _values(50, 2, 1), grid_profiles=1, ascent_profiles=1)["ir_violations"] == 100
+  assert grade(greedy, _values(50, 2, 1), grid_profiles=2, ascent_profiles=2)["ir_violations"] == 100
+
+
+@pytest.mark.parametrize(("items", "searched"), [(1, 1), (2, 51), (3, 0)])
+def test_a_search_of_too_few_or_too_many_profiles_is_refused(items, searched):
+  name = "ascent_profiles" if items == 3 else "grid_profiles"
+  with pytest.raises(ValueError, match=f"{name} is {searched} of 50 profiles"):
+    grade(_smooth, _values(50, 2, items), **{"grid_profiles": 2, "ascent_profiles": 2, name: searched})
 
 
 def test_known_bounds():

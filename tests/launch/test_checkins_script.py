@@ -1,15 +1,18 @@
 """launch/checkins.sh with a recorder in place of the binaries: which commands it gives, and when it stops."""
 
 import os
+import shlex
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 RECORDER = """#!/bin/sh
+[ "$1" != -c ] || exec python3 "$@"
 echo "$@" >> "$RUN/commands"
 case "$*" in
   *prepare_data*) mkdir -p "$RUN/data"; [ -z "${UNPREPARED:-}" ] || exit 2; touch "$RUN/data/schema.json" ;;
@@ -29,8 +32,8 @@ def script(tmp_path):
   recorder = tmp_path / "recorder"
   recorder.write_text(RECORDER)
   recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
-  (tmp_path / "launch" / "environment.sh").write_text(f"python={recorder}\n")
-  (tmp_path / "launch" / "cpu.sh").write_text("")
+  (tmp_path / "launch" / "environment.sh").write_text(f"python={recorder}\nxla_flags() {{ :; }}\n")
+  shutil.copy(LAUNCH / "cpu.sh", tmp_path / "launch")
 
   def run(*arguments, **environment):
     commands = tmp_path / "run" / "commands"
@@ -116,3 +119,12 @@ def test_what_was_not_prepared_is_prepared_again(script):
 def test_a_city_that_is_not_there_is_refused(script):
   _, call, folder = script
   assert call(str(folder / "no_city")) == (2, []) and f"CITY is {folder}/no_city; allowed: a folder" in call.said
+
+
+@pytest.mark.skipif(shutil.which("taskset") is None, reason="no taskset here")
+def test_a_process_gets_one_of_the_shells_own_cores_and_one_thread():
+  python, own = shlex.quote(sys.executable), max(os.sched_getaffinity(0))
+  setup = f'python={python}; xla_flags() {{ :; }}; source "{LAUNCH}/cpu.sh"'
+  script = f'{setup}; for at in 0 1; do pin $at; echo "${{pinned[@]}}"; done'
+  run = subprocess.run(["taskset", "-c", str(own), "bash", "-ec", script], capture_output=True, text=True, check=True)
+  assert run.stdout.splitlines() == [f"env NPROC=1 taskset -c {own}"] * 2

@@ -40,6 +40,11 @@ def test_truthful_misreports_have_no_regret_and_regret_is_never_negative():
                              additive_utility(_softmax_auction, values, values), rtol=1e-5)  # fmt: skip
   np.testing.assert_allclose(misreport_regret(_softmax_auction, values, values), 0.0, atol=1e-6)
   assert (misreport_regret(_softmax_auction, values, np.zeros_like(values)) >= 0).all()
+  lies = 0.7 * values
+  truthful = additive_utility(_softmax_auction, values, values)
+  np.testing.assert_array_equal(
+    misreport_regret(_softmax_auction, values, lies, truthful), misreport_regret(_softmax_auction, values, lies)
+  )
 
 
 def test_ascent_finds_the_best_bid_of_an_auction_with_a_closed_form():
@@ -58,8 +63,11 @@ def test_ascent_keeps_the_best_point_that_it_visits():
   best, highest = ascend_misreports(utility, jnp.full_like(values, 0.25), 5, 0.1)  # the start is the best
   np.testing.assert_array_equal(best, 0.25)
   np.testing.assert_array_equal(highest, 0.0)
-  best, _ = ascend_misreports(utility, jnp.zeros_like(values), 1, 0.1)  # one point is the start
+  best, highest = ascend_misreports(utility, jnp.zeros_like(values), 0, 0.1)  # no step looks at the start
   np.testing.assert_array_equal(best, 0.0)
+  np.testing.assert_allclose(highest, -0.25)
+  best, _ = ascend_misreports(utility, jnp.zeros_like(values), 1, 0.1)  # the point after the last step counts
+  np.testing.assert_allclose(best, 0.1, rtol=1e-4)
 
 
 def test_ascent_stays_in_the_support():

@@ -22,9 +22,10 @@ TEMPERATURE = 4.0  # so that a search has something to improve
 
 @pytest.fixture(scope="module")
 def setting():
-  models, params = tiny_run.models(), dict(tiny_run.trained()[1]["reward"])
+  models, finals = tiny_run.models(), tiny_run.trained()[1]
   lists = recipe.list_config(tiny_run.config())
-  params["generator"] = align.start_from_belief(params["generator"], lists.alpha, 3.0)
+  generator = align.start_from_belief(finals["pretrain"]["generator"], lists.alpha, 3.0)
+  params = {**finals["reward"], "generator": generator}
   params = jax.tree.map(jnp.asarray, generation.at_slot_price(params, 0.2))
   request = jax.tree.map(jnp.asarray, Request.from_batch(tiny_run.requests_of_test()))
   prepared = jax.jit(generation.prepare, static_argnums=0)(models, params, request)

@@ -184,6 +184,35 @@ def test_stage_lists_and_data_are_checked(tmp_path):
     dataclasses.replace(stage, loss=None)
 
 
+def test_stages_that_do_not_need_each_other_are_run_by_two_commands_in_any_order(tmp_path):
+  _, first = toy(num_steps=3)
+  first, seen = dataclasses.replace(first, needs=()), {}
+
+  def after(name, needs):
+    def init(rng, previous):
+      seen[name] = sorted(previous)
+      return first.init(rng, {})
+
+    return dataclasses.replace(first, name=name, needs=needs, init=init)
+
+  left, right = after("left", ("regress",)), after("right", ("regress",))
+  stages = [first, left, right, after("join", ("left", "right")), after("last", None)]
+  run(stages, tmp_path / "whole")
+  assert seen == {
+    "left": ["regress"], "right": ["regress"], "join": ["left", "right"], "last": ["join", "left", "regress", "right"],
+  }  # fmt: skip
+  parts = [("regress",), ("right",), ("left",), ("join", "last")]
+  found = [sorted(run(stages, tmp_path / "parts", only=only)) for only in parts]
+  assert found[1:3] == [["regress", "right"], ["left", "regress"]]
+  for stage in stages:
+    one, other = (load_final(tmp_path / where / stage.name)[0] for where in ("whole", "parts"))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+  with pytest.raises(ValueError, match="'left' is not complete"):
+    run(stages, tmp_path / "other", only=("regress", "right", "join"))
+  with pytest.raises(ValueError, match="stage 'left' needs 'right'; allowed: an earlier stage, regress"):
+    run([first, dataclasses.replace(left, needs=("right",)), right], tmp_path / "other")
+
+
 def test_metrics_are_cut_to_the_restored_step(tmp_path):
   path = tmp_path / "metrics.jsonl"
   rows = [(5, "train"), (8, "evaluate"), (10, "train"), (15, "train"), (10, "final")]
