@@ -30,6 +30,8 @@ def main(overrides):
   try:
     suite = importlib.import_module(SUITES[values.suite])
   except ModuleNotFoundError as error:
+    if error.name != "torch":
+      raise
     raise ValueError(f"--suite={values.suite} needs {error.name}: pip install '.[benchmark]'") from error
   report = {"suite": values.suite, **suite.run(values.seconds)}
   print(table(report))
