@@ -28,8 +28,8 @@ def reference_attention(query, key, value, *, mask=None, bias=None):
     scores = scores + bias
   if mask is not None:
     scores = jnp.where(mask, scores, -1e30)
-  # The shift cancels. A gradient through the maximum compares it with scores that a compiler may have computed anew, and
-  # otherwise rounded: a maximum that no score equals has the gradient 0 / 0.
+  # The shift cancels. A gradient through the maximum compares it with scores that a compiler may have computed anew and
+  # rounded otherwise: a maximum that no score equals has the gradient 0 / 0.
   best = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
   weights = jnp.exp(scores - best)
   if mask is not None:
