@@ -14,12 +14,15 @@ train() { # stages
 }
 evaluate() { "$python" -m launch.evaluate --workdir="$run" --output="$run/results.json"; }
 both() { # two commands at once: programs of this size leave half of two cores idle
+  set -m # a process group of its own, which the trap below ends
   $1 &
+  set +m
   local first=$! code=0
   $2 || code=$?
   wait "$first" || code=$?
   return "$code"
 }
+trap 'for job in $(jobs -p); do kill -- "-$job" 2> /dev/null || true; done' EXIT # it does not hear Ctrl-C
 "$python" -m launch.prepare_data --source=world --size=small --seed=0 --output="$run/data" --export_requests=20
 train tokenizer
 both "train pretrain" "train reward,ranker"

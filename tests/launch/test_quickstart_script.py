@@ -1,0 +1,69 @@
+"""launch/quickstart.sh with a recorder in place of the binaries: which commands it gives, and when it stops."""
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+RECORDER = """#!/bin/sh
+echo "$@" >> "$RUN/commands"
+case "$*" in *"$SLOW"*) sleep 20 & child=$!; trap 'kill $child; touch "$RUN/ended"; exit 143' TERM; wait ;; esac
+case "$*" in *"$FAILS"*) exit 3 ;; esac
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+  """Returns a function (overrides, **environment) that starts the script, and the file of commands."""
+  (tmp_path / "launch").mkdir()
+  shutil.copy(LAUNCH / "quickstart.sh", tmp_path / "launch")
+  recorder = tmp_path / "recorder"
+  recorder.write_text(RECORDER)
+  recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
+  (tmp_path / "launch" / "environment.sh").write_text(f"python={recorder}\n")
+  (tmp_path / "launch" / "cpu.sh").write_text("")
+  env = os.environ | {"RUN": str(tmp_path), "SLOW": "nothing", "FAILS": "nothing"}
+  call = lambda *overrides, **changes: subprocess.Popen(
+    ["bash", str(tmp_path / "launch" / "quickstart.sh"), *overrides], env=env | changes
+  )
+  return call, tmp_path
+
+
+def test_every_stage_is_trained_once_with_the_overrides_and_evaluated_by_two(start):
+  call, folder = start
+  assert call("--config.a=1", "--config.b=x y").wait() == 0
+  commands = (folder / "commands").read_text().splitlines()
+  stages = [one.split("--stages=")[1].split(" ")[0] for one in commands if "launch.train" in one]
+  order = ("tokenizer", "pretrain", "reward", "ranker", "align", "policy", "payment")
+  assert sorted(",".join(stages).split(",")) == sorted(order)
+  assert stages[0] == "tokenizer" and stages[-1] == "align,policy,payment"
+  assert all(one.endswith("--config.a=1 --config.b=x y") for one in commands if "launch.train" in one)
+  assert "prepare_data" in commands[0] and sum("launch.evaluate" in one for one in commands[-2:]) == 2
+
+
+@pytest.mark.parametrize("failing", ["--stages=pretrain", "--stages=reward", "launch.evaluate"])
+def test_it_fails_where_one_of_two_does(start, failing):
+  call, folder = start
+  assert call(FAILS=failing).wait() == 3
+  after = [one for one in (folder / "commands").read_text().splitlines() if "align" in one]
+  assert bool(after) == (failing == "launch.evaluate")
+
+
+def test_what_runs_beside_ends_with_the_script(start):
+  call, folder = start
+  script = call(SLOW="--stages=pretrain", FAILS="--stages=nothing")
+  deadline = time.time() + 30
+  while "--stages=reward" not in (folder / "commands").read_text() if (folder / "commands").exists() else True:
+    assert time.time() < deadline
+    time.sleep(0.05)
+  script.send_signal(signal.SIGTERM)
+  script.wait()
+  while not (folder / "ended").exists():
+    assert time.time() < deadline
+    time.sleep(0.05)
