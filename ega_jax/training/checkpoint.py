@@ -24,7 +24,7 @@ def write_json(path, value, sort_keys=True):
     return
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_name(path.name + ".writing")
+  beside = path.with_name(f"{path.name}.{os.getpid()}.writing")  # two commands may train in one workdir
   beside.write_text(json.dumps(value, indent=1, sort_keys=sort_keys) + "\n")
   os.replace(beside, path)
 
