@@ -3,14 +3,12 @@
 import os
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from script_recorder import LAUNCH, install
 
-LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 RECORDER = """#!/bin/sh
 [ "$1" != -c ] || exec python3 "$@"
 echo "$@" >> "$RUN/commands"
@@ -24,22 +22,16 @@ esac
 @pytest.fixture
 def script(tmp_path):
   """Returns a function (overrides, **environment) -> (exit code, the commands given)."""
-  (tmp_path / "launch").mkdir()
   (tmp_path / "city").mkdir()
   (tmp_path / "city" / "checkins.tsv").write_text("user\tlocal_time\tpoi\n")
   (tmp_path / "run").mkdir()
-  shutil.copy(LAUNCH / "checkins.sh", tmp_path / "launch")
-  recorder = tmp_path / "recorder"
-  recorder.write_text(RECORDER)
-  recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
-  (tmp_path / "launch" / "environment.sh").write_text(f"python={recorder}\nxla_flags() {{ :; }}\n")
-  shutil.copy(LAUNCH / "cpu.sh", tmp_path / "launch")
+  path = install(tmp_path, "checkins.sh", RECORDER)
 
   def run(*arguments, **environment):
     commands = tmp_path / "run" / "commands"
     commands.unlink(missing_ok=True)
     env = os.environ | {"RUN": str(tmp_path / "run"), "POLL": ".1", **environment}
-    done = subprocess.run(["bash", str(tmp_path / "launch" / "checkins.sh"), *arguments], env=env, capture_output=True)
+    done = subprocess.run(["bash", path, *arguments], env=env, capture_output=True)
     run.said = done.stderr.decode()
     return done.returncode, commands.read_text().splitlines() if commands.exists() else []
 

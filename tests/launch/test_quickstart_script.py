@@ -1,16 +1,13 @@
 """launch/quickstart.sh with a recorder in place of the binaries: which commands it gives, and when it stops."""
 
 import os
-import shutil
 import signal
-import stat
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
+from script_recorder import install
 
-LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 RECORDER = """#!/bin/sh
 echo "$@" >> "$RUN/commands"
 case "$*" in *"$SLOW"*) sleep 20 & child=$!; trap 'kill $child; touch "$RUN/ended"; exit 143' TERM; wait ;; esac
@@ -21,18 +18,10 @@ case "$*" in *"$FAILS"*) exit 3 ;; esac
 @pytest.fixture
 def start(tmp_path):
   """Returns a function (overrides, **environment) that starts the script, and the file of commands."""
-  (tmp_path / "launch").mkdir()
-  shutil.copy(LAUNCH / "quickstart.sh", tmp_path / "launch")
-  recorder = tmp_path / "recorder"
-  recorder.write_text(RECORDER)
-  recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
-  (tmp_path / "launch" / "environment.sh").write_text(f"python={recorder}\n")
-  (tmp_path / "launch" / "cpu.sh").write_text("")
+  script = install(tmp_path, "quickstart.sh", RECORDER)
+  (tmp_path / "commands").touch()
   env = os.environ | {"RUN": str(tmp_path), "SLOW": "nothing", "FAILS": "nothing"}
-  call = lambda *overrides, **changes: subprocess.Popen(
-    ["bash", str(tmp_path / "launch" / "quickstart.sh"), *overrides], env=env | changes
-  )
-  return call, tmp_path
+  return lambda *overrides, **changes: subprocess.Popen(["bash", script, *overrides], env=env | changes), tmp_path
 
 
 def test_every_stage_is_trained_once_with_the_overrides_and_evaluated_by_two(start):
@@ -57,13 +46,15 @@ def test_it_fails_where_one_of_two_does(start, failing):
 
 def test_what_runs_beside_ends_with_the_script(start):
   call, folder = start
-  script = call(SLOW="--stages=pretrain", FAILS="--stages=nothing")
-  deadline = time.time() + 30
-  while "--stages=reward" not in (folder / "commands").read_text() if (folder / "commands").exists() else True:
-    assert time.time() < deadline
-    time.sleep(0.05)
+  script = call(SLOW="--stages=pretrain")
+  _wait_until(lambda: "--stages=pretrain" in (folder / "commands").read_text())
   script.send_signal(signal.SIGTERM)
   script.wait()
-  while not (folder / "ended").exists():
+  _wait_until((folder / "ended").exists)
+
+
+def _wait_until(holds, seconds=30):
+  deadline = time.time() + seconds
+  while not holds():
     assert time.time() < deadline
     time.sleep(0.05)

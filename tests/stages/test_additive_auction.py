@@ -18,11 +18,15 @@ from ega_jax.training.step import train_step
 FILE = Path(__file__).resolve().parents[2] / "experiments/differentiable_auctions/config.py"
 
 
-def _config(**changes):
+def _experiment():
   spec = importlib.util.spec_from_file_location("differentiable_auctions", FILE)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  config = module.get_config()
+  return module
+
+
+def _config(**changes):
+  config = _experiment().get_config()
   small = {"num_bidders": 2, "num_items": 2, "hidden": 8, "layers": 1, "profiles": 64, "batch_size": 16, "steps": 50}
   config.update(small | changes)
   return config
@@ -92,14 +96,18 @@ def test_the_network_moves_by_revenue_and_regret_at_the_misreports_found_and_by_
     np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-def test_processes_read_different_profiles():
-  config = _config()
-  rows = [next(iter(auction_stage(config, process=(at, 2)).batches({})))["row"] for at in (0, 1)]
+def test_processes_of_the_experiment_read_different_profiles(monkeypatch):
+  config, rows = _config(), []
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  for process in (0, 1):
+    monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+    (stage,) = _experiment().stages(config, None)
+    rows.append(next(iter(stage.batches({})))["row"])
   assert not set(rows[0]) & set(rows[1])
   assert sum(map(len, rows)) == config.batch_size
 
 
-def test_a_bidder_with_two_items_pays_near_the_optimum():
+def test_a_bidder_with_two_items_learns_to_pay_about_the_optimum():
   config = _config(num_bidders=1, network="regret_net", hidden=32, profiles=1024, batch_size=128, steps=800,
                    learning_rate=5e-3, budget_start=0.05, budget_end=0.01, budget_step=0.1)  # fmt: skip
   stage = auction_stage(config)
