@@ -25,6 +25,6 @@ both() { # two commands at once: programs of this size leave half of two cores i
 trap 'for job in $(jobs -p); do kill -- "-$job" 2> /dev/null || true; done' EXIT # it does not hear Ctrl-C
 "$python" -m launch.prepare_data --source=world --size=small --seed=0 --output="$run/data" --export_requests=20
 train tokenizer
-both "train pretrain" "train reward,ranker"
-train align,policy,payment
+both "train pretrain" "train reward"
+both "train align,policy,payment" "train ranker"
 both evaluate evaluate
