@@ -99,6 +99,8 @@ def check_output(path, folder=False, flag="--output"):
   """
   if not path:
     return
+  if "://" in str(path):
+    raise ValueError(f"{flag}={path} is a URL; allowed: a path, such as one of a mounted file system")
   path = Path(path)
   if path.exists() and path.is_dir() != folder:
     kinds = ("a file", "a folder") if folder else ("a folder", "a file")

@@ -1,7 +1,8 @@
 """Chooses between trained runs, or systems of one run, on validation, without the marketplace's truth.
 
 python -m launch.choose --workdir=DIR[,DIR..] --output=FILE.json [--systems=EGA,MCA+R] [--judge=DIR] [--requests=N]
-Of a run only the stages that its systems need have to be complete: EGA needs all up to `policy`, a cascade `ranker`.
+Of a run only the stages that its systems need have to be complete: each needs `policy`, a cascade `ranker` as well, and
+the run that judges `reward` and `judge` (`config.judge`).
 Every system of every run is brought to the ad share of the logs. Its lists are scored by the judge, a second reward
 model fitted on folds of the logs that no other model's weights were fitted to (stage `judge`; the reward model's
 calibration, a handful of levels, reads their clicks too, and both read validation's), and the choice is cross-checked
@@ -40,16 +41,19 @@ def main(overrides):
   values = flags.FLAGS
   binary.check_output(values.output)
   options = {}
-  config, finals = load_run(values.judge or values.workdir[0], partial=True)
+  by_judge = values.judge or values.workdir[0]
+  runs = {workdir: load_run(workdir, partial=True) for workdir in dict.fromkeys((by_judge, *values.workdir))}
+  config, finals = runs[by_judge]
   data, chunk = config.data, config.evaluation.chunk
+  for workdir, (other, _) in runs.items():  # all of them, before the first takes its minutes
+    if other.data != data:
+      raise ValueError(f"--workdir={workdir} is of {other.data}; allowed: runs of {data}, as the judge is")
   judge = reward_quality.evaluator(config, finals["judge"])
   objective = Objective(float(finals["reward"]["market"]["organic_weight"]))
   columns = evenly(data, "validation", (*comparison.COLUMNS, *selection.LOGS), values.requests, chunk)
   target = target_ad_share(data)
   for workdir in values.workdir:
-    config, finals = load_run(workdir, partial=True)
-    if config.data != data:
-      raise ValueError(f"--workdir={workdir} is of {config.data}; allowed: runs of {data}, as the judge is")
+    config, finals = runs[workdir]
     few, _ = balancing_requests(config)
     equal = load.EqualLoad(few, target, chunk, config.list_length, columns)  # at one load where they are judged
     for entry in systems(config, finals, only=values.systems, priced=False):

@@ -9,10 +9,11 @@ python=$root/.venv/bin/python
 # The stamp holds what was installed: a changed setup.cfg installs again, an unchanged one does not ask a registry.
 stamp=$root/.venv/installed.cfg
 if ! cmp -s "$root/setup.cfg" "$stamp"; then
-  "$python" -m pip install --quiet --disable-pip-version-check "$root[test]"
+  # Editable: a script of one's own in another folder runs the code of the checkout, too.
+  "$python" -m pip install --quiet --disable-pip-version-check --editable "$root[test]"
   cp "$root/setup.cfg" "$stamp"
 fi
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/ega_jax}
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-$root}/.cache}/ega_jax}
 # xla_flags FLAGS: exports them as XLA_FLAGS where none are set, if this XLA knows them.
 xla_flags() {
   if [ -z "${XLA_FLAGS+set}" ] && JAX_PLATFORMS=cpu XLA_FLAGS=$1 "$python" -c 'import jax; jax.devices()' 2>/dev/null

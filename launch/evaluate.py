@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from ega_jax.evaluation import over_seeds, report
-from ega_jax.evaluation.comparison import evaluate_seed
+from ega_jax.evaluation.comparison import evaluate_seed, made_by
 from launch import binary, experiment
 from launch.finished import load_run
 
@@ -35,15 +35,7 @@ def main(overrides):
   values = flags.FLAGS
   binary.check_output(values.output)
   folders = [str(Path(workdir) / "evaluation") for workdir in values.workdir]
-  missing = []
-  for workdir, folder in zip(values.workdir, folders, strict=True):
-    if not values.report_only:
-      config, finals = load_run(workdir)
-      with config.unlocked():
-        for argument in overrides:
-          experiment.override(config, argument)
-      found = evaluate_seed(config, finals, folder, only=values.systems, commit=binary.provenance()["commit"])
-      missing += [f"{workdir}: {name}" for name in values.systems or config.systems if name not in found["systems"]]
+  missing = [] if values.report_only else _evaluate(folders, overrides)
   if missing:
     print(f"no report: another process evaluates {', '.join(missing)}, and writes it")
     return 0
@@ -52,6 +44,22 @@ def main(overrides):
   path = report.write(results, str(Path(values.output).parent))
   print(Path(path).read_text())
   return 0
+
+
+def _evaluate(folders, overrides):
+  """Evaluates the runs of --workdir into `folders`; returns what another process is at, as text."""
+  values, commit = flags.FLAGS, binary.provenance()["commit"]
+  runs = [load_run(workdir) for workdir in values.workdir]  # all are checked before the first takes its hours
+  for config, _ in runs:
+    with config.unlocked():
+      for argument in overrides:
+        experiment.override(config, argument)
+  over_seeds.check(folders, [made_by(config, finals, commit) for config, finals in runs])
+  missing = []
+  for workdir, folder, (config, finals) in zip(values.workdir, folders, runs, strict=True):
+    found = evaluate_seed(config, finals, folder, only=values.systems, commit=commit)
+    missing += [f"{workdir}: {name}" for name in values.systems or config.systems if name not in found["systems"]]
+  return missing
 
 
 if __name__ == "__main__":

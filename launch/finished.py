@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from ega_jax.data import records
+from ega_jax.data import pipeline, records
 from ega_jax.parallel.mesh import make_mesh
 from ega_jax.parallel.partition import unbox
 from ega_jax.training.checkpoint import check_same, final_exists, final_shapes, first_difference, flat, load_final
@@ -96,9 +96,20 @@ def check_data(workdir, config):
   """Notes in the workdir which prepared data it is of, and refuses others of the same name. An experiment without
   `config.data`, or whose data are not there, is left to its stages.
   """
-  directory = config.get("data")
-  if isinstance(directory, str) and os.path.isfile(os.path.join(directory, "schema.json")):
+  if directory := _data(config):
     check_same(Path(workdir) / "data.json", records.identity(directory))
+
+
+def check_files(config):
+  """Raises ValueError where a file of the prepared data, if there are any, is damaged: before hours of training."""
+  if directory := _data(config):
+    pipeline.check_files(directory)
+
+
+def _data(config):
+  """Returns the folder of prepared data, None where there is none."""
+  directory = config.get("data")
+  return directory if isinstance(directory, str) and os.path.isfile(os.path.join(directory, "schema.json")) else None
 
 
 def update(config, stored, path="the experiment", prefix=""):

@@ -132,10 +132,11 @@ def _windows(city, cut_time):
   columns = {}
   for name, split in (("train", "train"), ("val", "validation"), ("test", "test")):
     found = windows.read_windows(_INPUT.value, name, city)
-    if split == "train" and found is not None:  # New York's hold some that know of visits after their target
+    if found is not None:  # New York's of training hold some that know of visits after their target
       wrong = windows.out_of_order(found)
       found = windows.select(found, ~wrong)
-      print(f"  windows_{name}.csv: {wrong.sum()} of {len(wrong)} left out, with visits after their target", flush=True)
+      says = f"  windows_{name}.csv: {wrong.sum()} of {len(wrong)} left out, visits out of order or after their target"
+      print(says, flush=True)
     if found is not None and len(found.target):
       columns[split] = windows.window_columns(found, city, cut_time)
   return columns

@@ -27,4 +27,5 @@ trap 'for job in $(jobs -p); do kill -- "-$job" 2> /dev/null || true; done' EXIT
 train tokenizer
 both "train pretrain" "train reward"
 both "train align,policy,payment" "train ranker"
+[ $# = 0 ] || train "" # the stages that settings add
 both evaluate evaluate

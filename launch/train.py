@@ -19,7 +19,7 @@ from ega_jax.training.checkpoint import check_same, write_json
 from ega_jax.training.state import split, trainable_mask
 from ega_jax.training.writers import read_metrics
 from launch import binary, experiment
-from launch.finished import check_data
+from launch.finished import check_data, check_files
 
 
 def define_flags():
@@ -47,6 +47,8 @@ def main(overrides):
   _join(values)
   if not jax.process_index():
     binary.check_output(values.output)
+  if not values.dry_run:
+    binary.check_output(values.workdir, folder=True, flag="--workdir")
   module, config = experiment.load(values.experiment, overrides)
   settings = experiment.as_dict(config)
   mesh = make_mesh(parse_mesh(values.mesh) or dict(config.get("mesh", {})))
@@ -56,6 +58,7 @@ def main(overrides):
     reports = [_describe(*entry, mesh) for entry in experiment.abstract_stages(stages)]
   else:
     loop.planned(stages, only, values.workdir)
+    check_files(config)
     # Last of the checks, as they write what they compare: a refused command must not bind the workdir to its config.
     check_same(Path(values.workdir) / "config.json", settings)
     check_data(Path(values.workdir), config)

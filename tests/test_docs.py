@@ -21,7 +21,7 @@ OUTPUTS = ("runs/", "windows_")  # what programs write or people bring
 
 
 def all_docs():
-  return [ROOT / name for name in DOCS] + sorted(ROOT.glob("experiments/*/README.md"))
+  return [ROOT / name for name in DOCS] + sorted(ROOT.glob("experiments/*/*.md"))
 
 
 def tracked():

@@ -44,6 +44,9 @@ def test_public_names_exist_and_packages_say_what_they_are(package):
   for name in module.__all__:
     if not hasattr(module, name):
       importlib.import_module(f"ega_jax.{package}.{name}")
+  modules = {found.name for found in pkgutil.iter_modules(module.__path__)}
+  if modules & set(module.__all__):  # a package that is imported by its modules names them all
+    assert modules <= set(module.__all__), modules - set(module.__all__)
 
 
 def test_version_is_that_of_setup_and_citation():

@@ -4,6 +4,7 @@ The modules are imported by name. `world` is the truth: only this package and ev
 """
 
 __all__ = [
+  "arrays",
   "behaviour",
   "checkins",
   "examples",
@@ -16,6 +17,7 @@ __all__ = [
   "observed",
   "pipeline",
   "records",
+  "requests",
   "sanity",
   "successors",
   "windows",

@@ -146,6 +146,17 @@ def read_catalog(directory) -> Catalog:
   return Catalog(**arrays)
 
 
+def check_files(directory):
+  """Opens every file that training reads, so that a damaged one is found before hours of it: reads little.
+
+  Raises: ValueError naming the file that is missing, truncated or foreign.
+  """
+  read_catalog(directory)
+  for split in read_schema(directory)["splits"]:
+    RecordFile(directory, split)
+    read_next_poi(directory, split)
+
+
 def read_next_poi(directory, split) -> dict[str, np.ndarray] | None:
   """Returns a split's public next-POI windows ("train", "validation", "test") as request columns, None without any."""
   path = os.path.join(directory, f"next_poi_{split}.npz")

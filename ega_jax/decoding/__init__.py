@@ -4,6 +4,8 @@ __all__ = [
   "beam",
   "constraints",
   "lists",
+  "neighbours",
+  "prior",
   "scores",
   "slate",
   "slots",

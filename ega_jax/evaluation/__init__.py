@@ -4,11 +4,16 @@ The modules are imported by name. This package and data are the only ones that m
 """
 
 __all__ = [
+  "additive_auction",
+  "assessment",
+  "auction_plots",
   "audit",
   "audit_views",
   "bootstrap",
   "comparison",
   "equilibrium",
+  "flops",
+  "kept_rows",
   "lineup",
   "load",
   "market",
@@ -22,6 +27,7 @@ __all__ = [
   "report",
   "reward_quality",
   "sections",
+  "selection",
   "snips",
   "systems",
   "tables",

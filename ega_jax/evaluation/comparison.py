@@ -31,6 +31,13 @@ def sample(directory, split, count, chunk):
   return evenly(directory, split, COLUMNS, count, chunk)
 
 
+def made_by(config, finals, commit):
+  """Returns what decides the figures of a run, {"commit", "config", "parameters", "data"}: texts and JSON types."""
+  data = json.dumps(records.identity(config.data), sort_keys=True).encode()
+  origin = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}
+  return origin | {"data": hashlib.sha256(data).hexdigest()}
+
+
 def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=print):
   """Writes OUTPUT/{name}.npz and figures.json for every system of the line-up, and returns the figures.
 
@@ -46,7 +53,8 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   options, chunk = config.evaluation, config.evaluation.chunk
   recipe.check_settings(config)
   world = World.load(os.path.join(config.data, "truth", "world.npz"))
-  entries = systems(config, finals, world, only)
+  # From the end of the list, where the rows are that take longest: two processes then finish together.
+  entries = systems(config, finals, world, tuple(reversed(only or config.systems)))
   validation = sample(config.data, "validation", options.validation_requests, chunk)
   test = sample(config.data, "test", options.requests, chunk)
   priced = sample(config.data, "test", options.priced_requests, chunk)
@@ -54,9 +62,7 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
   target, (balancing, fine) = target_ad_share(config.data), balancing_requests(config)
   equal = load.EqualLoad(balancing, target, chunk, config.list_length, fine)
   believe = reward_quality.evaluator(config, finals["policy"])
-  made_by = {"commit": commit, "config": json.loads(config.to_json_best_effort()), "parameters": digest(finals)}
-  made_by["data"] = hashlib.sha256(json.dumps(records.identity(config.data), sort_keys=True).encode()).hexdigest()
-  with Rows(output, made_by, config.systems, target_ad_share=target) as rows:
+  with Rows(output, made_by(config, finals, commit), config.systems, target_ad_share=target) as rows:
     for name, make in (
       ("reward", lambda: reward_quality.quality(config, finals["policy"])),
       ("next_poi", lambda: next_poi_model.compare(config, finals["pretrain"])),

@@ -55,8 +55,7 @@ class Rows:
   @property
   def figures(self):
     """What figures.json holds now."""
-    with open(os.path.join(self.folder, FIGURES), encoding="utf-8") as file:
-      return json.load(file)
+    return read_figures(self.folder)
 
   @contextlib.contextmanager
   def claimed(self, name, anew=False):
@@ -107,13 +106,25 @@ def _same(figures, made_by):
   return all(figures.get(key) == value for key, value in made_by.items())
 
 
+def read_figures(folder):
+  """Returns figures.json of a folder. Raises: ValueError, naming the file, where it is none or damaged."""
+  path = os.path.join(folder, FIGURES)
+  try:
+    with open(path, encoding="utf-8") as file:
+      figures = json.load(file)
+  except ValueError as error:
+    raise ValueError(f"{path}: not JSON, or truncated ({error})") from error
+  if not isinstance(figures, dict) or "systems" not in figures:
+    raise ValueError(f"{path}: has no systems; allowed: what launch.evaluate wrote")
+  return figures
+
+
 def kept_figures(folder, made_by):
   """Returns the figures of an earlier evaluation in a folder, None unless commit, config and parameters are these."""
   path = os.path.join(folder, FIGURES)
   if made_by["commit"].endswith(("unknown", "+uncommitted")) or not os.path.isfile(path):
     return None
-  with open(path, encoding="utf-8") as file:
-    figures = json.load(file)
+  figures = read_figures(folder)
   return figures if _same(figures, made_by) else None
 
 

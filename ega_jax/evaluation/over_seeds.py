@@ -1,22 +1,22 @@
 """The report over seeds, from what `comparison.evaluate_seed` wrote: no model is needed."""
 
-import json
 import os
 
-import numpy as np
-
+from ega_jax.data.arrays import load_arrays
 from ega_jax.evaluation import report
+from ega_jax.evaluation.kept_rows import read_figures
 from ega_jax.training.checkpoint import first_difference, flat
 
 # Which requests a figure is taken from: all of test, those whose payments were computed, those at equilibrium, and the
 # audited ones under the Myerson integral.
 SAMPLES = {
   "test": ("true/welfare", "true/clicks", "true/ctr_poi", "true/ctr_poi_ads", "true/ctr_poi_organic", "true/ctr_img",
-           "true/rpm_surplus", "model/welfare", "model/ctr_poi", "model/ctr_img", "ad_share"),
+           "true/rpm_surplus", "model/welfare", "model/ctr_poi", "model/ctr_poi_ads", "model/ctr_poi_organic",
+           "model/ctr_img", "ad_share"),
   "priced": ("true/rpm", "model/rpm", "ir_violations"),
   "equilibrium": ("true/rpm", "model/rpm", "ad_share"),
   "equilibrium_equal": ("true/rpm", "model/rpm", "ad_share"),
-  "audited": ("true/rpm",),
+  "audited": ("true/rpm", "model/rpm"),
 }  # fmt: skip
 
 RENAMED = {
@@ -25,7 +25,7 @@ RENAMED = {
   ("equilibrium_equal", "true/rpm"): "true/rpm_equilibrium_equal",
   ("equilibrium_equal", "ad_share"): "ad_share_equilibrium_equal",
   ("equilibrium_equal", "model/rpm"): "model/rpm_equilibrium_equal",
-  ("audited", "true/rpm"): "true/rpm_myerson",
+  ("audited", "true/rpm"): "true/rpm_myerson", ("audited", "model/rpm"): "model/rpm_myerson",
 }  # fmt: skip
 OF_SYSTEM = (
   "shading", "residual_gain", "gain_by_value", "shading_equal", "residual_gain_equal", "gain_by_value_equal", "knob",
@@ -35,15 +35,13 @@ OF_SYSTEM = (
 
 def read_seed(directory):
   """Returns (figures, {system: {sample: totals}}) of one seed's folder."""
-  with open(os.path.join(directory, "figures.json"), encoding="utf-8") as file:
-    figures = json.load(file)
+  figures = read_figures(directory)
   totals = {}
   for name in figures["systems"]:
-    with np.load(os.path.join(directory, f"{name}.npz")) as arrays:
-      split = {}
-      for key in arrays.files:
-        sample, _, figure = key.partition("/")
-        split.setdefault(sample, {})[figure] = arrays[key]
+    split = {}
+    for key, total in load_arrays(os.path.join(directory, f"{name}.npz")).items():
+      sample, _, figure = key.partition("/")
+      split.setdefault(sample, {})[figure] = total
     totals[name] = split
   return figures, totals
 
@@ -56,7 +54,7 @@ def results(directories, reference="EGA", **header):
   if not directories:
     raise ValueError("no evaluated seeds; allowed: one folder or more that launch.evaluate wrote")
   seeds = [read_seed(directory) for directory in directories]
-  _check(directories, [figures for figures, _ in seeds])
+  check(directories, [figures for figures, _ in seeds])
   names = [name for name in seeds[0][1] if all(name in totals for _, totals in seeds)]
   merged = {}
   for sample, figures in SAMPLES.items():
@@ -94,8 +92,8 @@ def results(directories, reference="EGA", **header):
   return {"reference": reference, "num_seeds": len(seeds), "systems": merged, **header, **made_by, **sections}
 
 
-def _check(directories, figures):
-  """Raises ValueError unless the figures are of one experiment, data and commit under different seeds."""
+def check(directories, figures):
+  """Raises ValueError unless what `figures` say they were made by (config, data, commit) differs in the seed alone."""
   made_by = [flat({key: one[key] for key in ("config", "data", "commit")}) for one in figures]
   layout = {key for one in made_by for key in one if key.startswith("config.mesh.")}  # of arrays over devices
   for directory, one in zip(directories, made_by, strict=True):

@@ -36,13 +36,18 @@ BY_MODEL = {
   "model/welfare": ("welfare", "{:.4f}"),
   "model/rpm_equilibrium": ("RPM (c) own rule, equilibrium", "{:.2f}"),
   "model/rpm_equilibrium_equal": ("RPM (c) at equal ad load", "{:.2f}"),
+  "model/rpm_myerson": ("RPM (b) Myerson", "{:.2f}"),
   "model/rpm": ("RPM truthful", "{:.2f}"),
   "model/ctr_poi": ("CTR-poi", "{:.4f}"),
+  "model/ctr_poi_ads": ("CTR-poi ads", "{:.4f}"),
+  "model/ctr_poi_organic": ("CTR-poi organic", "{:.4f}"),
   "model/ctr_img": ("CTR-img", "{:.4f}"),
 }
 INCENTIVES = {
   "audit/model/regret": ("regret, model", "{:.5f}"),
+  "audit/model/regret/standard_error": ("its standard error", "{:.5f}"),
   "audit/true/regret": ("regret, true", "{:.5f}"),
+  "audit/true/regret/standard_error": ("its standard error", "{:.5f}"),
   "audit/model/regret_per_payment": ("regret / payment, model", "{:.3%}"),
   "audit/true/regret_per_payment": ("regret / payment, true", "{:.3%}"),
   "audit/least_regret": ("least regret of any payment", "{:.5f}"),
@@ -53,6 +58,7 @@ INCENTIVES = {
   "audit/model/psi_ratio": ("sum rgt / sum u", "{:.3%}"),
   "audit/model/i_sic": ("i-SIC", "{:.3f}"),
   "audit/true/psi": ("Psi, true", "{:.3f}"),
+  "audit/true/psi_ratio": ("sum rgt / sum u, true", "{:.3%}"),
   "audit/true/i_sic": ("i-SIC, true", "{:.3f}"),
   "ir_violations": ("IR violations", "{:.2%}"),
   "residual_gain": ("residual gain at g", "{:.2%}"),
@@ -64,14 +70,12 @@ DIFFERENCES = (
   "true/welfare", "true/rpm_equilibrium", "true/rpm_equilibrium_equal", "true/rpm_myerson", "true/rpm_surplus",
   "true/ctr_poi", "true/ctr_img", "true/rpm", "model/rpm",
 )  # fmt: skip
-# EGA-V2 (arXiv 2505.17549v3), Tables 1 and 2: RPM, CTR-poi, CTR-img. Directions are compared, never levels.
+# EGA-V2 (arXiv 2505.17549v3), Tables 1 and 2, the rows that there are here: RPM, CTR-poi, CTR-img. Directions are
+# compared, never levels.
 PAPER = {
   "MCA": (192.45, 0.0558, 0.0529),
   "GR": (206.73, 0.0582, 0.0546),
   "EGA": (230.41, 0.0612, 0.0583),
-  "EGA-no-mtp": (225.45, 0.0593, 0.0562),
-  "EGA-single-stage": (218.21, 0.0600, 0.0572),
-  "EGA-mean-bid": (222.94, 0.0603, 0.0576),
   "EGA-gsp": (226.17, 0.0608, 0.0580),
 }
 PAPER_FIGURES = ("model/rpm", "model/ctr_poi", "model/ctr_img")
@@ -83,7 +87,7 @@ def comparison(runs, reference, *, extra=None, notes=None, differences=None, num
   Args:
     runs: {system: [totals of each seed]}, totals from `systems.evaluate_system`, the same requests for every system.
     reference: the system that differences are taken against.
-    extra: {system: [{figure: float} of each seed]}: audit figures ("audit/..."), "shading", parameters, trials.
+    extra: {system: [{figure: float} of each seed]}: audit figures ("audit/..."), "shading", parameters.
     notes: {system: text}. differences: figures to compare; None: all that both have.
     header: title, command, commit, seeds, minutes, machine, ...
 

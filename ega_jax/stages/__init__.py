@@ -3,15 +3,19 @@ trains auctions alone: `additive_auction`, `market_payment`."""
 
 __all__ = [
   "additive_auction",
+  "align",
   "batches",
   "defaults",
+  "habits",
   "market",
   "market_payment",
   "payment",
   "policy",
   "pretrain",
+  "ranges",
   "ranker",
   "recipe",
   "reward",
   "tokenizer",
+  "trust",
 ]

@@ -44,6 +44,8 @@ def data_sizes(directory) -> Sizes:
 
 def check_pages(config):
   """Raises ValueError unless lists are to be as long as those of the prepared data, which are learned from."""
+  if not config.data:
+    raise ValueError("config.data is empty; allowed: --config.data=DIR, a folder that launch.prepare_data has filled")
   logged = read_schema(config.data)["sizes"]["list_length"]
   if config.list_length != logged:
     raise ValueError(

@@ -127,6 +127,19 @@ def test_regret_is_that_of_a_loop_over_the_nodes():
   assert figures["model/regret_max"] == pytest.approx(np.max(lost))
 
 
+def test_the_standard_error_of_a_regret_is_its_spread_over_samples_of_requests():
+  rng = np.random.default_rng(0)
+
+  def sample():  # ads of one request share what it adds
+    where = rng.random((200, 4)) < 0.5
+    return rng.normal(size=(200, 1)) + 0.3 * rng.normal(size=(200, 4)), where
+
+  means, errors = zip(*((values[where].mean(), audit._standard_error(values, where)) for values, where in
+                        (sample() for _ in range(400))), strict=True)  # fmt: skip
+  np.testing.assert_allclose(np.mean(errors), np.std(means), rtol=0.1)
+  assert audit._standard_error(np.ones((1, 2)), np.ones((1, 2), bool)) == 0.0
+
+
 @pytest.mark.parametrize("name", ["vcg", "first_price"])
 def test_psi_and_i_sic_agree_with_the_auction_metrics(name):
   world, system, rule, found, figures = audited(name)

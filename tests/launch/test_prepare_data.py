@@ -105,6 +105,21 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(city, pre
   assert not {"user", "row", "hour", "successor_poi", "target_poi"} & changed  # the city itself stays
 
 
+def test_windows_with_visits_after_their_target_are_left_out(city, prepared_city, tmp_path, capsys):
+  broken, output = tmp_path / "city", str(tmp_path / "prepared")
+  shutil.copytree(city, broken)
+  for name in ("val", "test"):
+    path = broken / f"windows_{name}.csv"
+    user, rest = path.read_text().splitlines()[-1].split(",", 1)
+    late = rest.rsplit(",", 1)[0] + ",2020-01-01 00:00"  # before every visit
+    path.write_text(path.read_text() + f"{user},{late}\n")
+  _prepare(source="checkins", input=str(broken), output=output, size="tiny", num_ads=6, num_organic=5)
+  assert "windows_test.csv: 1 of 13 left out" in capsys.readouterr().out
+  for split in ("validation", "test"):
+    kept, before = (pipeline.read_next_poi(folder, split) for folder in (output, prepared_city))
+    np.testing.assert_array_equal(kept["target_time"], before["target_time"])
+
+
 def test_requests_can_be_sampled(city, tmp_path):
   output = str(tmp_path / "sample")
   _prepare(source="checkins", input=city, output=output, size="tiny", num_ads=6, num_organic=5, max_requests=300)

@@ -1,0 +1,1 @@
+"""One folder per claim: an experiment file, its README and its results."""

@@ -1,0 +1,1 @@
+"""Binaries (`python -m launch.NAME`) and the scripts that start them."""
