@@ -127,6 +127,17 @@ def test_requests_can_be_sampled(city, tmp_path):
   assert sum(counts) == 300 and min(counts) > 0
 
 
+def test_a_city_needs_neither_embeddings_nor_windows(city, tmp_path):
+  plain, output = tmp_path / "city", str(tmp_path / "prepared")
+  plain.mkdir()
+  for name in ("checkins.tsv", "pois.tsv"):
+    shutil.copy(os.path.join(city, name), plain)
+  _prepare(source="checkins", input=str(plain), output=output, size="tiny", num_ads=6, num_organic=5, max_requests=300)
+  pipeline.check_files(output)
+  assert pipeline.read_next_poi(output, "test") is None and next_poi.floors(output) is None
+  assert len(pipeline.read_split(output, "test", ["row"])["row"]) > 0
+
+
 def test_an_unfinished_folder_is_written_again_and_a_foreign_one_left_alone(tmp_path):
   output = tmp_path / "world"
   output.mkdir()

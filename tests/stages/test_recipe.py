@@ -7,6 +7,7 @@ import re
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ import tiny_run
 from ega_jax.losses import payment_tables
 from ega_jax.parallel.partition import logical_names, path_name, unbox
 from ega_jax.stages import payment, recipe
+from ega_jax.stages.payment import payment_stage
 from ega_jax.systems import pricing
 from ega_jax.systems.pricing import value_nodes
 from ega_jax.training.structure import shapes
@@ -100,8 +102,30 @@ def test_payment_tables_are_curves_over_absolute_bids():
   assert (drawn > 0).all() and len(np.unique(drawn)) == drawn.size
   assert ((0 <= x) & (x < 1)).all() and (x.max(1) > 0).all()
   np.testing.assert_allclose(tables["weight"].sum(1), 1, atol=1e-4)
-  # Eq. 35: the multiplier grows by the regret; it starts at lambda_0 and regret is never negative.
-  assert float(finals["payment"]["payment"]["multiplier"]) >= tiny_run.config().payment.multiplier
+
+
+def test_the_payment_stage_lowers_its_loss_and_raises_the_multiplier_by_the_regret():
+  """Eq. 33-35: 40 steps on the tables of 16 requests, from the menu that the price starts as."""
+  workdir, finals = tiny_run.trained()
+  config, options = tiny_run.config(), tiny_run.config().payment
+  stage = payment_stage(config, None, "price", None)
+  start = stage.init(jax.random.key(0), {"policy": finals["policy"]})
+  assert float(start["payment"]["multiplier"]) == options.multiplier
+  with np.load(workdir / "counterfactual_policy.npz") as stored:
+    tables = {name: array for name, array in stored.items() if name != "made_by"}
+
+  def lagrangian(payment):
+    params = {**finals["policy"], "payment": {**payment, "multiplier": jnp.asarray(options.multiplier)}}
+    total, weight, metrics = jax.jit(stage.loss)(params, tables, jax.random.key(0))
+    return float(total / weight), {name: float(part / rows) for name, (part, rows) in metrics.items()}
+
+  before, metrics = lagrangian(start["payment"])
+  after, _ = lagrangian(finals["payment"]["payment"])
+  assert after < before
+  # Adam's and the ascent's steps are apart: lambda is what the regrets of 40 steps add up to, near rho * 40 * regret.
+  grown = float(finals["payment"]["payment"]["multiplier"]) - options.multiplier
+  expected = options.multiplier_step * options.steps * metrics["regret"]
+  assert 0 < grown and 0.2 * expected < grown < 3 * expected, (grown, expected)
 
 
 def test_stored_payment_tables_are_read_for_their_own_parameters_only(monkeypatch, tmp_path):
