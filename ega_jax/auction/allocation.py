@@ -62,7 +62,12 @@ def ranked_lists(rank_score, slots, eligible=None):
 
 
 def range_of(theta, size):
-  """Returns the rows of the full-length lists with the `size` largest sum_i theta_i, after row 0, the empty list."""
+  """Returns rows i[1 + n], n <= size, of theta f[L, N]: 0, the empty list, then, ascending, the full-length lists with
+  the `size` largest sum_i theta_i (vcg_range without a generator).
+
+  Args: theta f[L, N], of the lists of `market.ordered_lists`; a list is full-length if no other shows more ads (theta >
+    0).
+  """
   shown_ads = (theta > 0).sum(-1)
   total = np.where(shown_ads == shown_ads.max(), theta.sum(-1), -np.inf)
   best = np.argsort(-total, kind="stable")[: min(size, int(np.isfinite(total).sum()))]

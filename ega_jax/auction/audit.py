@@ -61,7 +61,14 @@ def audit(mechanism, distributions, sample, num_samples, sizes=None):
 
 
 def truthfulness(mechanism, distributions, profiles, sizes=None):
-  """Returns regret, Psi, non-monotone share, payment identity and i-SIC of truthful bidding on profiles f[B, N]."""
+  """Returns a dict of floats of truthful bidding: `summarise_regret` per ad, psi and psi_ratio, non_monotone (the share
+  of own-bid curves that fall), payment_identity_residual (a mean) and i_sic.
+
+  Args:
+    mechanism, distributions: as in `audit`.
+    profiles: f[B, N], values per click.
+    sizes: Sizes; None: the defaults. The payment identity is measured on the first `identity_profiles`.
+  """
   sizes = sizes or Sizes()
   blocks = [profiles[start : start + sizes.block] for start in range(0, len(profiles), sizes.block)]
 
@@ -93,7 +100,11 @@ def _in_threads(function, items):
 
 
 def outcome_of_profile(mechanism, bids):
-  """Returns {"list", "click_probability", "expected_payments", "prices_per_click"} of one profile f[N], as lists."""
+  """Returns {"list", "click_probability", "expected_payments", "prices_per_click"} of one profile of bids f[N], as
+  Python lists; the list holds the ads shown, in slot order.
+
+  mechanism: function of bids [B, N] -> types.Outcome with a method `shown_lists`.
+  """
   outcome: types.Outcome = mechanism(bids[None])
   x, price = outcome.click_probability[0], outcome.price[0]
   return {

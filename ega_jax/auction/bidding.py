@@ -28,7 +28,7 @@ def token_weight(bid, *, alpha=1.2, beta=2.0, bid_scale=1.0):
 
 
 def log_token_weight(bid, *, alpha=1.2, beta=2.0, bid_scale=1.0):
-  """Returns log w f[...], what is added to a token's logit."""
+  """Returns log w f[...], what is added to a token's logit (EGA Eq. 22). Arguments as in `token_weight`."""
   return jnp.log(token_weight(bid, alpha=alpha, beta=beta, bid_scale=bid_scale))
 
 

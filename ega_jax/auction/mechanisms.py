@@ -59,6 +59,9 @@ class Maximiser:
     return self.lists[allocation.list_scores(self.theta, phi, self.offset).argmax(-1)]
 
   def __call__(self, bids):
+    """Returns the Outcome of bids f[..., N], [B, G, N] where theta is [B, L, N]: x of the shown list, and the Myerson
+    price per click, in [0, bid].
+    """
     bids = np.asarray(bids, np.float64)
     if self.theta.ndim == 2:
       run = functools.partial(self._outcome, *self._lists(None))
@@ -98,7 +101,10 @@ class Maximiser:
     return bid * slope[chosen] - (best - base) / virtual.slope
 
   def sweep(self, bids, ads, nodes):
-    """Returns the CounterfactualTable, prices included, of moving one bid: the others' scores are summed once."""
+    """Returns the CounterfactualTable, prices included, of moving one bid: the others' scores are summed once.
+
+    Args: bids f[B, N]; ads i[B, A], -1 for none (x and price 0); nodes f[B, A, G], own bids.
+    """
     bids, nodes = np.asarray(bids, np.float64), np.asarray(nodes, np.float64)
     x, price = np.zeros(nodes.shape), np.zeros(nodes.shape)
     phi = values.virtual_values(self.virtual, bids)
@@ -158,7 +164,7 @@ def vcg(theta, *, offset=None, lists=None):
   """Returns VCG over the lists theta f[..., L, N]: the pivot is "bid_i := 0, all lists allowed".
 
   Over all ordered lists it is VCG; over lists generated without looking at bids it is `vcg_range`, exactly truthful too
-  (our decision): P_i = max_A score(A; b_i = 0) - (score(A*) - b_i theta_i(A*)).
+  (our decision): P_i = max_A score(A; b_i = 0) - (score(A*) - b_i theta_i(A*)). offset, lists: as in `myerson`.
   """
   theta = np.asarray(theta, np.float64)
   return Maximiser(theta, (Identity(),) * theta.shape[-1], offset, lists=lists)
@@ -182,7 +188,9 @@ def myerson(theta, distributions, *, offset=None, clicks=None, lists=None):
 
 
 def first_price(theta, *, offset=None, lists=None):
-  """Returns the welfare-maximising list at the bids, every shown ad paying its bid."""
+  """Returns the welfare-maximising list at the bids, every shown ad paying its bid. theta, offset, lists: as in
+  `myerson`.
+  """
   theta = np.asarray(theta, np.float64)
   return FirstPrice(theta, (Identity(),) * theta.shape[-1], offset, lists=lists)
 
@@ -213,6 +221,7 @@ class GeneralisedSecondPrice:
     return self._ranked(np.asarray(bids, np.float64))[..., : self.slots]
 
   def __call__(self, bids):
+    """Returns the Outcome of bids f[..., N]; prices per click, 0 where not shown."""
     bids = np.asarray(bids, np.float64)
     flat = bids.reshape(-1, bids.shape[-1])
     ranked = self._ranked(flat)
@@ -228,7 +237,10 @@ class GeneralisedSecondPrice:
 
 
 def gsp(quality, slots, click_probability, *, reserve=0.0):
-  """Returns the generalised second-price auction with a reserve f[] or f[N] (`GeneralisedSecondPrice`)."""
+  """Returns the generalised second-price auction (`GeneralisedSecondPrice`).
+
+  Args: quality f[N], slots, click_probability: its attributes; reserve f[] or f[N], per click.
+  """
   quality = np.asarray(quality, np.float64)
   reserve = np.broadcast_to(np.asarray(reserve, np.float64), quality.shape)
   return GeneralisedSecondPrice(quality, slots, click_probability, reserve)

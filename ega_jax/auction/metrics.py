@@ -91,6 +91,13 @@ def payment_identity_residual(mechanism, bids, *, num_nodes=201, rounds=12, spli
 
   The integral is a trapezoid sum on [0, b_i] with the largest jumps bisected, so that a step function's error is about
   its jump * b_i / (num_nodes * 2^(rounds + 1)).
+
+  Args:
+    mechanism: function of bids [B, G, N] -> types.Outcome.
+    bids: f[B, N], per click.
+    num_nodes: equally spaced own bids on [0, b_i], with both ends, before jumps are bisected.
+    rounds, splits: of `refine_table`.
+    chunk: profiles per call of the mechanism.
   """
   bids = np.asarray(bids, np.float64)
   ads = np.broadcast_to(np.arange(bids.shape[1]), bids.shape)

@@ -29,15 +29,19 @@ class Uniform:
       raise ValueError(f"values: uniform needs 0 <= low < high < inf, got low={self.low}, high={self.high}")
 
   def sample(self, rng, size):
+    """Returns independent values f64[size] drawn by a numpy Generator rng; size: a number or a shape."""
     return rng.uniform(self.low, self.high, size)
 
   def cdf(self, value):
+    """Returns F(value) f64[...] of values f[...]."""
     return np.clip((value - self.low) / (self.high - self.low), 0.0, 1.0)
 
   def pdf(self, value):
+    """Returns the density at values f[...], f64[...]; 0 outside the support."""
     return np.where((value >= self.low) & (value <= self.high), 1 / (self.high - self.low), 0.0)
 
   def quantile(self, share):
+    """Returns F^-1 f64[...] of a share f[...] in [0, 1]."""
     return self.low + (self.high - self.low) * np.asarray(share)
 
   def virtual_value(self, value, ironed=True):
@@ -55,6 +59,7 @@ class Uniform:
 
   @property
   def lowest(self):
+    """The support's lowest value; a report below it gets nothing."""
     return self.low
 
 
@@ -69,15 +74,19 @@ class Exponential:
       raise ValueError(f"values: exponential needs 0 < mean < inf, got mean={self.mean}")
 
   def sample(self, rng, size):
+    """Returns independent values f64[size] drawn by a numpy Generator rng; size: a number or a shape."""
     return rng.exponential(self.mean, size)
 
   def cdf(self, value):
+    """Returns F(value) f64[...] of values f[...]; 0 below 0."""
     return -np.expm1(-np.maximum(value, 0.0) / self.mean)
 
   def pdf(self, value):
+    """Returns the density at values f[...], f64[...]; 0 below 0."""
     return np.where(np.asarray(value) >= 0, np.exp(-np.maximum(value, 0.0) / self.mean) / self.mean, 0.0)
 
   def quantile(self, share):
+    """Returns F^-1 f64[...] of a share f[...] in [0, 1); infinite at 1."""
     return -self.mean * np.log1p(-np.asarray(share, np.float64))
 
   def virtual_value(self, value, ironed=True):
@@ -95,6 +104,7 @@ class Exponential:
 
   @property
   def lowest(self):
+    """The support's lowest value."""
     return 0.0
 
 
@@ -114,6 +124,7 @@ class Lognormal:
       raise ValueError(f"values: lognormal needs finite mu and 0 < sigma <= 5, got mu={self.mu}, sigma={self.sigma}")
 
   def sample(self, rng, size):
+    """Returns independent values f64[size] drawn by a numpy Generator rng; size: a number or a shape."""
     return np.exp(self.mu + self.sigma * rng.standard_normal(size))
 
   def _standard(self, value):
@@ -121,16 +132,19 @@ class Lognormal:
       return (np.log(np.maximum(value, 0.0)) - self.mu) / self.sigma
 
   def cdf(self, value):
+    """Returns F(value) f64[...] of values f[...]; 0 at 0 and below."""
     from scipy import special
 
     return special.ndtr(self._standard(value))
 
   def pdf(self, value):
+    """Returns the density at values f[...], f64[...]; 0 at 0 and below."""
     value = np.asarray(value, np.float64)
     density = np.exp(-0.5 * self._standard(value) ** 2) / math.sqrt(2 * math.pi) / self.sigma
     return np.divide(density, value, out=np.zeros_like(density), where=value > 0)
 
   def quantile(self, share):
+    """Returns F^-1 f64[...] of a share f[...] in [0, 1]; infinite at 1."""
     from scipy import special
 
     return np.exp(self.mu + self.sigma * special.ndtri(share))
@@ -160,6 +174,7 @@ class Lognormal:
 
   @property
   def lowest(self):
+    """The support's lowest value."""
     return 0.0
 
 
@@ -275,7 +290,8 @@ def virtual_values(distributions, values, ironed=True):
 
 
 def misreport_grid(distribution, top_bid, num_points=201):
-  """Returns equal steps f64[..., num_points] on [0, high], or on [0, max(F^-1(.999), 2 max b)] where F is unbounded.
+  """Returns equally spaced misreports f64[..., num_points] on [0, high], or on [0, max(F^-1(.999), 2 max b)] where F is
+  unbounded.
 
   Args:
     distribution: the misreporting ad's value distribution.

@@ -50,11 +50,13 @@ class Cascade:
   """MCA as a system.
 
   Args:
+    ranker: models.ranker.Ranker. list_length: K. models: generation.Models, for MCA+R.
     params: the tree with "catalog", "ranker", "market", and "reward" for MCA+R.
     slots: "greedy", or "fixed": `fixed_ads` slots, spread evenly, hold the ads (a share between two whole numbers is
       met by giving some requests, by their row, one more).
     num_lists: N_S of MCA+R; 0 shows the greedy list.
     rounds: how often the best list's neighbours are proposed.
+    swap_distance: slots between two that a neighbour swaps, at most.
     recall_size: ads that reach the ranker; 0: all.
     shared: (ListClicks, Kept ranks) of the same cascade at other ad loads; None: its own.
     options: what a bid is worth to the list score; None: itself.
@@ -166,7 +168,11 @@ class Cascade:
 
 
 def best_list(lists, theta, bids, is_ad, objective):
-  """Returns (items, theta) [B, G, K] of the list with the best score(Y) among lists [B, G, S, K]; ties to the first."""
+  """Returns (items, theta) [B, G, K] of the list with the best score(Y) among S lists; ties to the first.
+
+  Args: lists i[B, G, S, K], positions in the candidates, -1 for none; theta f[B, G, S, K], their click probabilities;
+    bids f[B, G, C], what a click is worth to the score; is_ad bool[B, C]; objective: slate.Objective, in money.
+  """
   batch_size, profiles, num, length = lists.shape
   place = np.maximum(lists, 0).reshape(batch_size, profiles, num * length)
   own = np.take_along_axis(np.asarray(bids), place, axis=-1).reshape(lists.shape)

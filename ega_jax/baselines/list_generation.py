@@ -15,7 +15,10 @@ from ega_jax.types import Slate
 
 
 class ListGeneration:
-  """GR as a system over an EGASystem whose lists ignore bids."""
+  """GR as a system over `generator`, an EGASystem whose lists ignore bids.
+
+  Raises: ValueError if they do not.
+  """
 
   load_sees_bids = False  # they only rank the ads of a list
 

@@ -50,7 +50,11 @@ def _settled_place(latents, user, time):
 
 
 def whereabouts(latents, user, time, last_poi, last_time):
-  """Returns f32[n, 2]: at the last visited POI, or settled (home, work) if that was long ago or never."""
+  """Returns f32[n, 2], km: at the last visited POI, or settled (home, work) if that was SETTLED_MINUTES ago or more, or
+  never.
+
+  Args: latents: Latents; user i[n]; time, last_time i64[n], minutes since 1970-01-01; last_poi i[n], -1 for none.
+  """
   recent = (last_poi >= 0) & (time - last_time < SETTLED_MINUTES)
   return np.where(recent[:, None], latents.poi_place[last_poi], _settled_place(latents, user, time))
 
@@ -92,7 +96,10 @@ def _simulate_users(latents, users, first, count, time, rng):
 
 
 def simulate(latents, config, seed, block=2000):
-  """Returns the Behaviour of a generated city: `config.num_requests` visits (at least one per user)."""
+  """Returns the Behaviour of a generated city: `config.num_requests` visits (at least one per user).
+
+  Args: latents: Latents; config: WorldConfig; block: users simulated at once; the draws depend on it.
+  """
   rng = market_config.stream(seed, "behaviour")
   user, time = _visit_times(config, rng)
   start = np.searchsorted(user, np.arange(config.num_users + 1))

@@ -144,7 +144,10 @@ def read_lines(path):
 
 
 def column_positions(path, header, required):
-  """Returns the position of each required column of a header line's `header` fields."""
+  """Returns the position of each required column among the fields `header` of a file's first line.
+
+  Raises: ValueError naming the file and the first column that is missing.
+  """
   missing = [name for name in required if name not in header]
   if missing:
     raise ValueError(f"{path}, line 1: column {missing[0]!r} is missing; it has {header}, needed are {list(required)}")
@@ -152,7 +155,11 @@ def column_positions(path, header, required):
 
 
 def read_table(path, required, separator="\t"):
-  """Returns the required columns of a separated file: dict of name -> list of strings, row i being line i + 2."""
+  """Returns the required columns of a separated file: dict of name -> list of strings, row i being line i + 2.
+
+  Raises: ValueError as `read_lines` and `column_positions`, or naming a line with more or fewer columns than the
+    header.
+  """
   header, *lines = [line.split(separator) for line in read_lines(path)]
   positions = column_positions(path, header, required)
   for number, fields in enumerate(lines, 2):
@@ -163,7 +170,11 @@ def read_table(path, required, separator="\t"):
 
 
 def parse_integers(path, name, texts, line_of=lambda row: row + 2):
-  """Returns i64[n]. Raises ValueError naming the first line that is not an integer."""
+  """Returns i64[n] of a column's texts.
+
+  Args: path, name: the file and the column, for messages; texts: n strings or integers; line_of: row -> line number.
+  Raises: ValueError naming the first line that is not an integer.
+  """
   try:
     return np.array([int(text) for text in texts], np.int64)
   except (ValueError, TypeError, OverflowError):
@@ -172,7 +183,12 @@ def parse_integers(path, name, texts, line_of=lambda row: row + 2):
 
 
 def parse_times(path, name, texts, line_of=lambda row: row + 2):
-  """Returns i64[n], local minutes since 1970-01-01. Raises ValueError naming the first line that is no time."""
+  """Returns i64[n], local minutes since 1970-01-01, of a column's texts; seconds are dropped.
+
+  Args: path, name: the file and the column, for messages; texts: n strings YYYY-MM-DD HH:MM[:SS]; line_of: row -> line
+    number.
+  Raises: ValueError naming the first line that is no time.
+  """
   for row, text in enumerate(texts):
     if not _TIME.fullmatch(str(text)):
       raise ValueError(f"{path}, line {line_of(row)}: {name} is {text!r}, a time YYYY-MM-DD HH:MM is needed")
@@ -205,7 +221,11 @@ def _parse_degrees(path, name, texts, limit):
 
 
 def lookup(path, name, ids, known, where, line_of=lambda row: row + 2):
-  """Returns i32[n], the positions of `ids` in `known` (i64[P], any order). Raises ValueError naming an unknown id."""
+  """Returns i32[n], the positions of `ids` i64[n] in `known` (i64[P], any order).
+
+  Args: path, name, where: the file, the column and what holds the known ids, for messages; line_of: row -> line number.
+  Raises: ValueError naming the first unknown id and its line.
+  """
   order = np.argsort(known, kind="stable")
   at = order[np.searchsorted(known, ids, sorter=order).clip(0, len(known) - 1)]
   unknown = np.flatnonzero(known[at] != ids)

@@ -37,7 +37,10 @@ def _key(user, time):
 
 
 def sort_events(user, time, poi, creative, action) -> Events:
-  """Returns the events sorted by user and time; ties go visits first, then the order given."""
+  """Returns the Events sorted by user and time; ties go by action (visits, clicks, conversions), then as given.
+
+  Args, all [E]: user, poi, creative: ids, creative -1 for none; time: minutes; action: VISIT, CLICK or CONVERSION.
+  """
   key = _key(user, time)
   order = np.lexsort((action, key))
   return Events(
@@ -59,7 +62,10 @@ def visit_events(behaviour) -> Events:
 def visits_and_clicks(behaviour, requests, logs) -> Events:
   """Returns the Events of visits and of clicks on shown lists; a click's time is its request's.
 
-  A click carries the creative when the creative was clicked as well.
+  A click carries the creative when the creative was clicked as well. A conversion takes its click's place.
+
+  Args: behaviour: user, poi and time, [E] each; requests: user, time [n] and candidates [n, C]; logs [n, K]:
+    shown_item, shown_creative, click, creative_click, conversion.
   """
   row, position = np.nonzero(logs["click"])  # row-major: the list's order within a request
   item = logs["shown_item"][row, position]

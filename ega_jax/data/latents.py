@@ -176,6 +176,9 @@ def fit(checkins, config, seed):
 
   Interests are the mean topics of the POIs in a user's whole record (the truth may see the future). POI topics come
   from the category's text and a seeded draw, never from visits, so that observed embeddings hold nothing of the future.
+
+  Args: checkins: data.checkins.Checkins; config: WorldConfig, of which num_parents and the advertisers' share and
+    levels are read; seed: of all that is drawn.
   """
   rng = market_config.stream(seed, "city")
   num_pois, num_users = len(checkins.poi_ids), len(checkins.user_ids)

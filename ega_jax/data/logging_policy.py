@@ -12,16 +12,22 @@ PRIOR_SHOWS = 20  # creatives start from this many shows at the mean creative CT
 
 
 def predicted_ctr(feature):
-  """Returns f32[n, C]: a hand-set logistic regression on `Observations.features` gathered at the candidates."""
+  """Returns f32[n, X], pCTR by a hand-set logistic regression.
+
+  Args: feature: {"own", "taste", "season", "distance", "popular"} f32[n, X], `Observations.features` at X POIs of each
+    request (its candidates, say).
+  """
   logit = -3.2 + 0.6 * np.log1p(feature["own"]) + 1.5 * feature["taste"] + 0.4 * feature["season"]
   logit = logit - 0.5 * np.log1p(feature["distance"]) + 0.1 * feature["popular"]
   return (1 / (1 + np.exp(-logit))).astype(np.float32)
 
 
 def recalled_ads(feature, is_ad, count):
-  """Returns bool[n, C]: the `count` ads of each request that are best by own visits, distance and popularity.
+  """Returns bool[n, C]: the `count` ads of each request that are best by own visits, distance, popularity and taste.
 
   Bids do not enter recall, as in the cascades that the papers compare with.
+
+  Args: feature: as in `predicted_ctr`, [n, C]; is_ad bool[n, C].
   """
   score = 0.5 * np.log1p(feature["own"]) - 0.6 * np.log1p(feature["distance"]) + 0.2 * feature["popular"]
   score += 1.2 * feature["taste"]
@@ -117,6 +123,9 @@ def fit_organic_weights(requests, pctr, recalled, config, seed, training):
   """Returns (deterministic, exploration) organic weights that give the configured mean ad share.
 
   They are fitted on a sample of the first `training` requests, those before the cut.
+
+  Args: requests: columns is_ad, bid, candidates [n, C]; pctr f32[n, C]; recalled bool[n, C] of `recalled_ads`; config:
+    WorldConfig; seed: of the sample and of its explored lists.
   """
   rng = market_config.stream(seed, "policy_weights")
   rows = rng.permutation(training)[:CALIBRATION_ROWS]
@@ -137,13 +146,29 @@ def fit_organic_weights(requests, pctr, recalled, config, seed, training):
 
 
 def exploration_weights(score, is_ad, pctr, candidates, organic_weight, config):
-  """Returns f[n, C]: Plackett-Luce weights, score ** power; every existing candidate has a positive one."""
+  """Returns f[n, C]: Plackett-Luce weights, score ** config.exploration_power; every existing candidate has a positive
+  one.
+
+  Args: score f[n, C], bid * pCTR, read at ads; is_ad bool[n, C]; pctr f[n, C], times organic_weight the score of
+    organic items; candidates i[n, C], -1 for padding (weight 0).
+  """
   base = np.where(is_ad, score, organic_weight * pctr)
   return np.where(candidates >= 0, np.maximum(base, 1e-9) ** config.exploration_power, 0)
 
 
 def choose_lists(requests, pctr, recalled, weights, config, seed, block=4096):
-  """Returns dict: shown_item i32[n, K], shown_propensity f32[n, K], explored bool[n], shown_payment f32[n, K]."""
+  """Returns dict: shown_item i32[n, K], shown_propensity f32[n, K], explored bool[n], shown_payment f32[n, K].
+
+  Items are positions in the candidates; the propensity is that of the item's step (1 where not explored), before
+  creatives; the payment is GSP's, per click, in explored lists too.
+
+  Args:
+    requests: columns is_ad, bid, candidates [n, C].
+    pctr: f32[n, C]. recalled: bool[n, C], the ads that compete; an explored list may show any.
+    weights: (deterministic, exploration) of `fit_organic_weights`.
+    config: WorldConfig. seed: of the exploration.
+    block: requests handled at once; the lists do not depend on it.
+  """
   rng = market_config.stream(seed, "policy_lists")
   n, length = len(pctr), config.list_length
   explored = rng.random(n) < config.exploration
@@ -170,7 +195,10 @@ def choose_lists(requests, pctr, recalled, weights, config, seed, block=4096):
 
 
 def first_creatives(requests, lists, catalog):
-  """Returns i32[n, K]: each shown POI's first creative."""
+  """Returns i32[n, K]: each shown POI's first creative.
+
+  Args: requests: column candidates i[n, C]; lists: from `choose_lists`; catalog: types.Catalog.
+  """
   return catalog.poi_creatives[np.take_along_axis(requests["candidates"], lists["shown_item"], 1), 0]
 
 
@@ -185,6 +213,7 @@ def show(requests, lists, catalog, sample, seed, block=1024):
     catalog: types.Catalog.
     sample: (rows, items, creatives) -> (click, creative_click, conversion), each i8[n, K].
     seed: of the creative exploration.
+    block: requests after which the creatives' CTRs are counted anew.
   """
   rng = market_config.stream(seed, "policy_creatives")
   clicks, shows = np.zeros(len(catalog.creative_poi)), np.zeros(len(catalog.creative_poi))

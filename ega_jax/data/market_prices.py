@@ -37,7 +37,10 @@ def _row(fields, path, number):
 
 
 def level_log_sd(path):
-  """Returns the log-sd of a campaign's positive clearing prices, for WorldConfig.level_log_sd."""
+  """Returns the log-sd of a campaign's positive clearing prices, for WorldConfig.level_log_sd.
+
+  Raises: ValueError as `read_prices`, or with fewer than two positive prices.
+  """
   price = read_prices(path)["price"]
   positive = price[price > 0]
   if len(positive) < 2:

@@ -9,7 +9,10 @@ HALF_LIFE = 40  # visits
 
 
 class Observations:
-  """Features of all POIs at requests that come in time order; nothing at or after a request enters."""
+  """Features of all POIs at requests that come in time order; nothing at or after a request enters.
+
+  Args: behaviour: Behaviour, visits in time order; place f[P, 2], km; category i[P], in 0..num_categories - 1.
+  """
 
   def __init__(self, behaviour, place, category, num_categories):
     self._behaviour, self._place, self._category = behaviour, place.astype(np.float32), category

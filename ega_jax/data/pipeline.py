@@ -53,7 +53,12 @@ def rows_of_folds(directory, split, folds):
 
 
 def from_arrays(columns, batch_size, seed, *, process_index=0, process_count=1):
-  """Returns a grain.IterDataset as train_batches does, over in-memory columns {name: [n, ...]}; any names."""
+  """Returns a grain.IterDataset as train_batches does, over in-memory columns {name: [n, ...]}; any names.
+
+  batch_size, seed, process_index, process_count: as in train_batches.
+
+  Raises: ValueError: columns of different lengths, or no rows; see train_batches.
+  """
   columns = {name: np.asarray(values) for name, values in columns.items()}
   lengths = {name: len(values) for name, values in columns.items()}
   if not lengths or len(set(lengths.values())) != 1:
@@ -116,7 +121,8 @@ def eval_batches(directory, split, batch_size, *, columns=None, rows=None, proce
   The padding repeats a real example. All processes get equally many batches.
 
   Args:
-    rows: i[n] positions in the split to keep; all if None. The others are as in train_batches.
+    rows: i[n] positions in the split to keep; all if None.
+    directory, split, batch_size, columns, process_index, process_count: as in train_batches.
   """
   file = RecordFile(directory, split)
   names = file.chosen(columns)
@@ -135,7 +141,10 @@ def read_split(directory, split, columns=None, rows=None) -> dict[str, np.ndarra
 
 
 def read_catalog(directory) -> Catalog:
-  """Returns the prepared catalogue, arrays in memory."""
+  """Returns the prepared catalogue, arrays in memory.
+
+  Raises: ValueError naming the file, if it is missing, damaged or foreign.
+  """
   path = os.path.join(directory, "catalog.npz")
   if not os.path.isfile(path):
     raise ValueError(f"{path}: no such file")

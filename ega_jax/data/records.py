@@ -144,7 +144,10 @@ class RecordFile:
     return self.entry["count"]
 
   def chosen(self, columns=None) -> tuple[str, ...]:
-    """Returns the columns to read: all, or `columns` once checked against the allow-list and the file."""
+    """Returns the columns to read: all, or `columns` once checked against the allow-list and the file.
+
+    Raises: ValueError naming the first that one of the two lacks.
+    """
     names = tuple(self.layout) if columns is None else tuple(columns)
     refuse_unlisted(names)
     missing = [name for name in names if name not in self.layout]
@@ -153,7 +156,10 @@ class RecordFile:
     return names
 
   def read(self, indices, columns=None) -> dict[str, np.ndarray]:
-    """Returns {column: [n, ...]} of the records at `indices` i[n] (positions in this split)."""
+    """Returns {column: [n, ...]} of the records at `indices` i[n] (positions in this split).
+
+    Raises: ValueError: a position outside of the split, an unknown column, or a damaged record.
+    """
     indices = np.asarray(indices, np.int64)
     if len(indices) and not (0 <= indices.min() and indices.max() < len(self)):
       raise ValueError(f"{self.path}: rows {indices.min()}..{indices.max()} asked for, it has 0..{len(self) - 1}")

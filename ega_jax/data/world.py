@@ -162,6 +162,9 @@ class World:
       rows: i64[n] requests.
       items: i32[n, ..., K] positions in the candidates, -1 empty.
       creatives: i32[n, ..., K] creative ids.
+
+    Raises:
+      ValueError: shapes that do not fit, or an item as in `pois`.
     """
     rows, items = np.asarray(rows), np.asarray(items)
     creatives = np.asarray(creatives)
@@ -181,7 +184,11 @@ class World:
     return poi, poi * creative, poi * conversion
 
   def sample(self, rows, items, creatives, rng):
-    """Returns i8[n, K] (click, creative_click, conversion), drawn by the generative process from the top down."""
+    """Returns (click, creative_click, conversion), each i8[n, K], drawn by the generative process from the top down.
+
+    Args: rows i64[n] requests; items i32[n, K] positions in the candidates, -1 empty; creatives i32[n, K] ids; rng:
+      numpy Generator.
+    """
     pois = self.pois(rows, items)
     attraction = self.attraction(rows, pois, creatives)
     creative, conversion = self.given_click(rows, pois, creatives)

@@ -183,9 +183,9 @@ def generate_lists(decoder: Decoder, table: CandidateTable, bids, prior, config:
 
 def own_bid_sweep(decoder: Decoder, table: CandidateTable, bids, ads, nodes, prior, config: ListConfig) -> Lists:
   """Returns the lists of A * G profiles, ad by ad: ads i32[B, A] (-1: none) bidding nodes f32[B, A, G], the others bids
-  f32[B, C].
+  f32[B, C], per click.
 
-  The same as `generate_lists` with those profiles, at a fraction of the cost.
+  The same as `generate_lists` with those profiles, at a fraction of the cost. decoder, table, prior, config: as there.
   """
   table = jax.tree.map(jnp.asarray, table)
   own = None if table.slot_charge is None else take_rows(table.slot_charge, jnp.maximum(ads, 0))[..., None]

@@ -83,7 +83,7 @@ def relative_mass(prior):
 
 
 def bid_power(bids, config):
-  """Returns (max(bid, 0) / bid_scale)^alpha, with a finite gradient at 0."""
+  """Returns (max(bid, 0) / bid_scale)^alpha f[...] of bids f[...] per click, with a finite gradient at 0."""
   positive = bids > 0
   return jnp.where(positive, jnp.exp(config.alpha * jnp.log(jnp.where(positive, bids, 1.0) / config.bid_scale)), 0.0)
 
@@ -100,12 +100,15 @@ def _item_beta(table, config):
 
 
 def log_weight(power, beta):
-  """Returns log(power + beta), Eq. 21."""
+  """Returns log(power + beta) f[...], Eq. 21; finite where both are 0."""
   return jnp.log(jnp.maximum(power + beta, _SMALLEST))
 
 
 def item_log_weight(table, bids, config):
-  """Returns f32[..., B, C]: log w of every candidate taken alone, Eq. 21."""
+  """Returns f32[..., B, C]: log w of every candidate taken alone, Eq. 21.
+
+  Args: table: CandidateTable; bids f[..., B, C] per click, read at ads only; config: ListConfig.
+  """
   return log_weight(jnp.where(table.is_ad, bid_power(bids, config), 0.0), _item_beta(table, config))
 
 
@@ -138,7 +141,11 @@ def max_by_token(under, ordered, rank, tokens):
 
 
 def token_sums(under, table, bids, tokens, config):
-  """Returns (count, sum of bids, sum of beta) of the items of `under` below each token, each f32[B, X, V]."""
+  """Returns (count, sum of bids, sum of beta) of the items of `under` below each token, each f32[B, X, V].
+
+  Args: under bool[B, X, C]; table: CandidateTable; bids f[B, C] per click, organic and negative ones count as 0; tokens
+    f32[B, C, V]; config: ListConfig.
+  """
   under = under.astype(jnp.float32)
   bids = jnp.where(table.is_ad, jnp.maximum(bids, 0.0), 0.0)
   beta = _item_beta(table, config)
@@ -186,8 +193,10 @@ def log_normalise(score):
 def token_log_z(logits, under, table, level, bids, prior, config):
   """Returns f32[B, X, V]: log z of every token given X prefixes (Eq. 22 with the item prior), -inf where illegal.
 
-  z = softmax over legal tokens of logit + logsumexp of the prior of the legal items under the token + log w. bids f[B,
-  C] or None (no weights), prior f[B, X, C], [B, 1, C] or None.
+  z = softmax over legal tokens of logit + logsumexp of the prior of the legal items under the token + log w.
+
+  Args: logits f[B, X, V]; under bool[B, X, C], the items that each prefix still allows; table: CandidateTable; level:
+    of the code; bids f[B, C] per click or None (no weights); prior f[B, X, C], [B, 1, C] or None; config: ListConfig.
   """
   tokens = one_hot_codes(table, level, logits.shape[-1])
   score = token_log_mass(under, prior, tokens)

@@ -28,8 +28,11 @@ def moves(list_length, num_lists, max_distance):
 def neighbours(items, ad_score, is_ad, valid, chosen_moves, num_ranks):
   """Returns lists i32[B, G, S, K], all legal: items i32[B, G, K] after each of S moves.
 
-  Organic items are filled into the slots that are not ads, in their order, so that no move disturbs it.
-  Args: ad_score f32[B, G, C]: ranks the unshown ads; chosen_moves i32[S, 3] from `moves`.
+  Organic items are filled into the slots that are not ads, in their order, so that no move disturbs it. Where they do
+  not suffice a move leaves the list as it is.
+
+  Args: ad_score f32[B, G, C]: ranks the unshown ads; is_ad, valid bool[B, C]; chosen_moves i32[S, 3] from `moves`;
+    num_ranks: unshown ads that are ranked, of which a move of a higher rank takes the last.
   """
   length = items.shape[-1]
   shown_ad = jnp.take_along_axis(jnp.broadcast_to(is_ad[:, None], ad_score.shape), jnp.maximum(items, 0), -1)

@@ -1,11 +1,11 @@
 """log z of every token after every beam of every bid profile, for three shapes of bid profiles (EGA Eq. 21-22).
 
-Each class has `table`, `prior`, `num_profiles` and three functions. `terms(level, under, prior, logits)` does what is
-needed once per slot (distinct prefix), from its `under` bool[B, U, C], prior f32[B, U, C] or None and logits
-f32[B, U, V]; all leaves of its result are [B, U, ...], so that it may be given some of the slots, and `score`
-f32[B, U, V] is -inf where a token is illegal. `log_z(terms, level, slot, tokens) -> f32[B, P, S, D]` takes it to the
-beams at `slot` i32[B, P, S], for the tokens i32[B, U, D] of each slot (None: all V). `power()` is (bid /
-bid_scale)^alpha. `few_tokens`: whether a short list of tokens saves work.
+Each class has `table` (CandidateTable), `prior` (ListPrior, f32[B, C] or None), `num_profiles` and three functions.
+`terms(level, under, prior, logits)` does what is needed once per slot (distinct prefix), from its `under`
+bool[B, U, C], prior f32[B, U, C] or None and logits f32[B, U, V]; all leaves of its result are [B, U, ...], so that it
+may be given some of the slots, and `score` f32[B, U, V] is -inf where a token is illegal. `log_z(terms, level, slot,
+tokens) -> f32[B, P, S, D]` takes it to the beams at `slot` i32[B, P, S], for the tokens i32[B, U, D] of each slot
+(None: all V). `power()` is (bid / bid_scale)^alpha. `few_tokens`: whether a short list of tokens saves work.
 """
 
 from typing import Any, NamedTuple

@@ -20,11 +20,16 @@ def _pick(log_z, rng, temperature=1.0):
 
 
 def rollout(decoder, table, bids, prior, config, masked=None, rng=None, temperature=1.0):
-  """Returns items i32[B, J, K]: J lists decoded token by token by z (Eq. 22), each without the candidates that `masked`
-  bool[B, J, C] drops.
+  """Returns items i32[B, J, K], positions in the candidates: J lists decoded token by token by z (Eq. 22).
 
-  bids f[B, C] or None; prior: a ListPrior, f[B, C] or None. masked None: J = 1 and nothing dropped. Where candidates
-  run out the list ends in -1. rng: sample tokens from z^(1 / temperature) instead of taking the best.
+  Where candidates run out the list ends in -1.
+
+  Args:
+    decoder: lists.Decoder. table: CandidateTable. config: ListConfig, whose list_length is K.
+    bids: f[B, C] per click, or None for no weights.
+    prior: a ListPrior, f[B, C] or None.
+    masked: bool[B, J, C], candidates that each list does without; None: J = 1 and nothing is dropped.
+    rng: sample tokens from z^(1 / temperature); None: take the best.
   """
   batch, candidates = table.valid.shape
   bids = proposal_bids(bids, config, table.slot_charge)
@@ -51,14 +56,17 @@ def rollout(decoder, table, bids, prior, config, masked=None, rng=None, temperat
 
 
 def greedy(decoder, table, bids, prior, config, masked=None):
-  """Returns items i32[B, J, K]: the greedy list without each row's masked candidates; masked = the base list and K more
-  with one shown item dropped gives Eq. 31.
+  """Returns items i32[B, J, K]: the greedy list without each row's masked candidates. Arguments as in `rollout`.
+
+  With row j of masked bool[B, K, C] dropping the j-th item of a list they are the Y*_-i of Eq. 31.
   """
   return rollout(decoder, table, bids, prior, config, masked)
 
 
 def sampled(decoder, table, bids, prior, config, rng, masked=None, temperature=1.0):
-  """Returns items i32[B, J, K]: lists sampled from z, token by token from z^(1 / temperature)."""
+  """Returns items i32[B, J, K]: lists sampled from z, token by token from z^(1 / temperature), independent of each
+  other. Arguments as in `rollout`.
+  """
   return rollout(decoder, table, bids, prior, config, masked, rng, temperature)
 
 
@@ -111,7 +119,11 @@ class Objective(NamedTuple):
 
 
 def list_score(theta, bids, is_ad, objective, where=None):
-  """Returns f[...]: score(Y), the sum of `objective.worth` over items [..., K]; `where` masks absent ones."""
+  """Returns score(Y) f[...], in money: the sum of `objective.worth` over items [..., K] (EGA Eq. 24).
+
+  Args: theta, bids f[..., K]: click probabilities, bids per click; is_ad bool[..., K]; where bool[..., K] masks absent
+    ones, None: all are there.
+  """
   worth = objective.worth(theta, bids, is_ad)
   return jnp.sum(worth if where is None else jnp.where(where, worth, 0.0), -1)
 

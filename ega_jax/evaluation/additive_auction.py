@@ -34,7 +34,10 @@ def known_bounds(bidders, items):
 
 
 def check_sizes(items, profiles, grid_profiles, ascent_profiles):
-  """Raises ValueError unless `grade` can search that many of the profiles and give standard errors."""
+  """Raises ValueError unless `grade` can search that many of the profiles and give standard errors.
+
+  Args: items: m; profiles: how many there are; grid_profiles, ascent_profiles: of `grade`.
+  """
   name, searched = ("grid_profiles", grid_profiles) if items in GRID else ("ascent_profiles", ascent_profiles)
   if not 2 <= searched <= profiles:
     raise ValueError(f"{name} is {searched} of {profiles} profiles; it must be at least 2 and at most profiles")

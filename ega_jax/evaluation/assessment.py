@@ -8,7 +8,8 @@ def assess(entry, config, world, believe, equal, samples, lap=lambda part: None)
   """Returns (figures, {sample: totals of `evaluate_system`}) of a row's payments.
 
   Args:
-    entry: of the line-up, at its ad load. equal: EqualLoad. samples: {"validation", "priced"}: request columns.
+    entry: of the line-up, at its ad load. config: the experiment's. world: World. equal: EqualLoad.
+    samples: {"validation", "priced"}: request columns.
     believe: (batch, slate) -> predictions of the one reward model by which every system is judged as `model`.
     lap: told when "pricing", "audit" and "equilibria" are done.
   """
@@ -38,9 +39,11 @@ def equilibria(entry, config, world, equal, validation, truthful, pay):
   """Returns (figures, totals) of RPM (c) at each of config.evaluation.equilibrium_loads.
 
   "fixed" keeps the slot price of truthful bids, so that shaded bids show fewer ads; "equal" (names end in "_equal")
-  sets the price anew at every g, so that the ad load stays. They are one where nobody shades.
+  sets the price anew at every g, so that the ad load stays. They are one where nobody shades. Totals are left out where
+  no equilibrium was found.
 
-  Args: truthful: totals at g = 1; pay: ((system, rule), g) -> totals.
+  Args: entry, config, world, equal: as in `assess`; validation: request columns; truthful: totals at g = 1; pay:
+    ((system, rule), g) -> totals.
   """
   options = config.evaluation
   sampled = equilibrium.EquilibriumOptions(

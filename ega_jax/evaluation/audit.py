@@ -54,8 +54,12 @@ def audited_ads(slate_items, is_ad, valid, num_unshown, draws):
 def audit_system(system, rule, columns, world=None, options=None, *, shading=1.0):
   """Returns the audit as a dict of arrays [n, A] and curves [n, A, G] over a seeded sample of the requests.
 
-  Keys: row, user [n]; slots [n]; ads, weight, shown, value [n, A]; own (node of the truthful bid) [n, A]; nodes, price,
-  myerson [n, A, G] (per click); and x/model, x/true [n, A, G] click probabilities. `shading` scales the others' bids.
+  Keys: row, user, slots (K) [n]; ads, weight, shown, value, mu (location of the value's lognormal), own (node of the
+  truthful bid) [n, A]; nodes, price, myerson [n, A, G] (per click); slot (`regret.own_slot`) and x/model, x/true
+  [n, A, G] click probabilities.
+
+  Args: system, rule: as in evaluation.systems; columns: request columns, "row" and "user" among them; world: None
+    leaves x/true out; options: AuditOptions; shading: scales the others' bids.
   """
   options = options or AuditOptions()
   rng = np.random.default_rng(options.seed)

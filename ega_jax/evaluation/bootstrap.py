@@ -64,7 +64,10 @@ def _interval(value, draws, level):
 
 
 def ratio_interval(numerator, denominator, clusters, *, scale=1.0, num_resamples=1000, level=0.95, seed=0):
-  """Returns the Interval of scale * sum(numerator) / sum(denominator), f[n] each; clusters (users) i[n]."""
+  """Returns the Interval of scale * sum(numerator) / sum(denominator), f[n] each; clusters (users) i[n].
+
+  num_resamples: of the clusters, by `seed`; level: of the interval, 0.95 for 95%.
+  """
   sums = cluster_sums(clusters, numerator, denominator)
   draws = resampled_sums(sums, num_resamples, seed)
   total = sums.sum(1)
@@ -85,7 +88,8 @@ def _difference_draws(first, second, clusters, num_resamples, seed):
 def paired_difference(first, second, clusters, *, num_resamples=1000, level=0.95, seed=0):
   """Returns the Interval of figure(first) - figure(second), paired by request and clustered by user.
 
-  Args: first, second: (scale, numerator f[n], denominator f[n]) from `market.parts`; clusters i[n].
+  Args: first, second: (scale, numerator f[n], denominator f[n]) from `market.parts`; clusters i[n]; num_resamples,
+    level, seed: as in `ratio_interval`.
   Raises: ValueError if the two were not evaluated on the same requests.
   """
   value, draws = _difference_draws(first, second, clusters, num_resamples, seed)

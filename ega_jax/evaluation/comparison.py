@@ -27,7 +27,11 @@ COLUMNS = (*REQUEST, "row")
 
 
 def sample(directory, split, count, chunk):
-  """Returns the columns that an evaluation reads of `evenly` spread requests."""
+  """Returns the columns that an evaluation reads of `count` requests of a split, spread `evenly`, a multiple of
+  `chunk`.
+
+  directory: prepared data.
+  """
   return evenly(directory, split, COLUMNS, count, chunk)
 
 
@@ -87,9 +91,9 @@ def evaluate_seed(config, finals, output, *, only=(), commit="unknown", say=prin
 def row(config, entry, world, believe, equal, samples, seen, say=print):
   """Returns (figures, {"sample/figure": totals per user}, the system at the ad load) of an Entry.
 
-  Args: believe, equal: of `assessment.assess`. samples: {"validation", "priced", "test", "loaded"}: request columns.
-    seen: {system: its figures and test totals}, to which new ones are added: rows may share a system, and differ by
-    payments.
+  Args: config, world, believe, equal: of `assessment.assess`. samples: {"validation", "priced", "test", "loaded"}:
+    request columns. seen: {system: its figures and test totals}, to which new ones are added: rows may share a system,
+    and differ by payments. say: told of the time that the row took.
   """
   chunk = config.evaluation.chunk
   laps, by_price = Laps(Progress(entry.name, 0).say), entry.by_slot_price
@@ -135,7 +139,8 @@ class Laps:
 
 
 def milliseconds(system, columns, chunk):
-  """Returns the mean wall time of one request's allocation, `chunk` of `columns` at once, compiled before.
+  """Returns the mean wall time of one request's allocation, `chunk` of request columns [n, ...] at once, compiled
+  before.
 
   What the system keeps of earlier calls is dropped first: a request that is served comes once.
   """
@@ -146,6 +151,8 @@ def milliseconds(system, columns, chunk):
 
 
 def operations(system, columns, chunk):
-  """Returns the floating-point operations of one request's allocation (`flops.of_function`)."""
+  """Returns the floating-point operations of one request's allocation (`flops.of_function`), by the first `chunk` of
+  request columns [n, ...].
+  """
   batch = {name: column[:chunk] for name, column in columns.items()}
   return flops.of_system(system, batch, truthful(batch))

@@ -47,6 +47,9 @@ def deviation_utilities(system, rule, columns, shading, multipliers, world=None,
   (`CLASSES`) of the ad's own distribution. Those shown at the truth deviate, and some unshown ones by weight (a plain
   draw of one ad in a hundred would leave the mean to a handful of shown ads). Clicks are the world's if it is given
   (what an advertiser lives on), else the slate's belief.
+
+  Args: system, rule: as in evaluation.systems; columns: request columns, of which options.num_requests are sampled;
+    multipliers f[M]: the m; options: EquilibriumOptions.
   """
   options = options or EquilibriumOptions()
   rng = np.random.default_rng(options.seed)
@@ -88,7 +91,8 @@ def shading_equilibrium(setting, columns, world=None, options=None, *, multiplie
 
   RPM (c) is then `evaluate_system(*setting(g), test, world, shading=g)`, g = equilibrium.multiplier.
 
-  Args: setting: g -> (system, rule) where all bid g * value: the same at every g, or at one ad load.
+  Args: setting: g -> (system, rule) where all bid g * value: the same at every g, or at one ad load; columns, world,
+    options: of `deviation_utilities`; multipliers: candidates for m; rounds: of best responses, at most.
   """
   known = {}
 

@@ -120,7 +120,9 @@ def read_figures(folder):
 
 
 def kept_figures(folder, made_by):
-  """Returns the figures of an earlier evaluation in a folder, None unless commit, config and parameters are these."""
+  """Returns the figures of an earlier evaluation in a folder, None unless commit, config, data and parameters are
+  these.
+  """
   path = os.path.join(folder, FIGURES)
   if made_by["commit"].endswith(("unknown", "+uncommitted")) or not os.path.isfile(path):
     return None

@@ -62,7 +62,7 @@ def systems(config, finals, world=None, only=(), *, priced=True):
 
 
 def builders(config, finals, world, priced=True):
-  """Returns {row name: function -> Entry}, of every row in stages.defaults.SYSTEMS."""
+  """Returns {row name: function -> Entry}, of every row in stages.defaults.SYSTEMS. Arguments as in `systems`."""
   models = recipe.build_models(config, recipe.data_sizes(config.data))
   num_lists, length, nodes = config.lists.num_lists, config.list_length, config.evaluation.nodes
   on_nodes = {"num_nodes": nodes, "refinements": config.evaluation.refinements, "sigma": config.value_sigma}
@@ -141,7 +141,7 @@ def builders(config, finals, world, priced=True):
 
 
 class Knobbed:
-  """A system built anew for every ad load."""
+  """A system built anew, by build(knob), for every ad load."""
 
   def __init__(self, build, knob):
     self.build, self.knob = build, knob

@@ -87,7 +87,10 @@ def frontier(figures_of, knobs):
 
 
 def frontier_points(system, columns, world, chunk):
-  """Returns `frontier` of a system around the slot price it is at: figures of test requests by ad load."""
+  """Returns `frontier` of a system around the slot price it is at: FRONTIER_FIGURES of test requests by ad load.
+
+  Args: columns: request columns [n, ...]; world: World; chunk: requests allocated at once.
+  """
 
   def figures(price):
     totals = evaluate_system(system.with_knob(price), payments.Free(), columns, world, chunk_size=chunk)

@@ -74,7 +74,10 @@ def _scatter(poi, weight, num_pois):
 
 
 def floor_ranks(columns, popularity, weights, chunk=512):
-  """Returns i64[W]: the target's rank by the count-based score; 0 is first."""
+  """Returns i64[W]: the target's rank by the count-based score; 0 is first, ties go to the smaller id.
+
+  columns: as in `score_pois`, with target_poi; popularity, weights: likewise; chunk: windows scored at once.
+  """
   ranks = []
   for start in range(0, len(columns["row"]), chunk):
     part = {name: values[start : start + chunk] for name, values in columns.items()}

@@ -7,12 +7,14 @@ from ega_jax.systems.rows import at_items
 
 
 class Oracle:
-  """Lists built by beam search over the true score(Y) = sum_ads (b x - slot_price) + organic_weight *
-  sum_organic x.
+  """Lists built by beam search over the true score(Y) = sum_ads (b x - slot_price) + organic_weight * sum_organic x.
 
   Our bound on what any allocation can reach at a given ad load (a beam, hence a lower estimate of the bound). Lists
-  grow by one item: an unused ad out of the `pool` best alone, or exactly the next organic item. Each POI shows its
-  best creative. Only evaluation may use it: it reads the truth.
+  grow by one item: an unused ad out of the `pool` best alone, or exactly the next organic item. Each POI shows its best
+  creative. Only evaluation may use it: it reads the truth.
+
+  Args: world: World; poi_creatives i32[P, R] of the Catalog; list_length: K; objective: slate.Objective; beam: lists
+    kept.
   """
 
   name = "oracle"
@@ -95,7 +97,8 @@ def next_organic(lists, is_ad, valid):
 class PopularityFloor:
   """The trivial floor: the most popular candidates (organic ones in their order), first creatives, no bids, no user.
 
-  `organic_weight` multiplies an organic item's popularity: the knob for equal ad load. Its belief is one constant.
+  `organic_weight` multiplies an organic item's popularity: the knob for equal ad load. Its belief is one constant,
+  click_rate. poi_popularity f[P], poi_creatives i32[P, R]: of the Catalog.
   """
 
   name = "popularity"

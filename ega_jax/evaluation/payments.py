@@ -47,8 +47,8 @@ class TablePayment:
   The price is exact up to the width of a node at the jumps of the curve, which `refinements` bisects.
 
   Args: system: whose allocation is re-run; rule: CounterfactualTable -> per-click price f[B, A, G]; num_nodes: absolute
-    nodes per curve, to which the own bid is added; refinements: bisections, at the two most doubtful jumps each;
-    profiles_per_call: profiles allocated at once.
+    nodes per curve, to which the own bid is added; refinements: bisections, at the two most doubtful jumps each; sigma:
+    log-sd of values, by which the nodes are set; profiles_per_call: profiles allocated at once.
   """
 
   def __init__(self, name, system, rule, *, num_nodes=41, refinements=6, sigma=SIGMA, profiles_per_call=256):
@@ -68,7 +68,9 @@ class TablePayment:
     )  # fmt: skip
 
   def price(self, batch, bids, slate):
-    """Returns f[B, G, K]: the rule's price of each shown ad, one table per profile."""
+    """Returns f[B, G, K] per click: the rule's price of each ad shown in a slate of bids f[B, G, C], one table per
+    profile; 0 elsewhere.
+    """
     items, bids = np.asarray(slate.items), np.asarray(bids, np.float64)
     ads = np.where((items >= 0) & at_items(batch["is_ad"], items, False), items, -1)
     prices = []
@@ -82,7 +84,7 @@ class TablePayment:
     return np.where(ads >= 0, np.stack(prices, 1), 0.0)
 
   def own_bid_price(self, batch, bids, table):
-    """Returns f[B, A, G]: the rule at every node of the table."""
+    """Returns f[B, A, G] per click: the rule at every node of the table, which knows all that batch and bids say."""
     return self.rule(table)
 
 
@@ -102,7 +104,7 @@ def slot_threshold(system, **options):
 
 
 def absolute_nodes(batch, ads, num_nodes, sigma=SIGMA):
-  """Returns own bids f64[B, A, num_nodes] of `value_nodes`, one grid per ad i[B, A]."""
+  """Returns own bids f64[B, A, num_nodes] of `value_nodes`, one grid per ad of ads i[B, A]; batch: request columns."""
   return value_nodes(value_location(batch, ads), sigma, num_nodes)
 
 
@@ -112,7 +114,7 @@ def node_of(nodes, bids):
 
 
 def sweep(system, batch, bids, ads, nodes, profiles_per_call=256):
-  """Returns the CounterfactualTable of a system, its slates [B, A, G, K] as payload."""
+  """Returns the CounterfactualTable of a system, its slates [B, A, G, K] as payload. Arguments as in `Sweeper`."""
   return Sweeper(system, batch, profiles_per_call).sweep(bids, ads, nodes)
 
 
@@ -120,7 +122,8 @@ class Sweeper:
   """A system on one batch as auction.regret takes it: an object with `sweep(bids, ads, nodes)`.
 
   A system with a method `sweep(batch, bids f[B, C], ads i[B, A], nodes f[B, A, G]) -> types.Slate of [B, A, G, K]` (one
-  that shares prefixes between the profiles) is asked for the slates instead of for every profile.
+  that shares prefixes between the profiles) is asked for the slates. Another allocates every profile, profiles_per_call
+  at once.
   """
 
   def __init__(self, system, batch, profiles_per_call=256):
@@ -142,7 +145,11 @@ class Sweeper:
 
 
 def table_prices(rule, batch, bids, table, profiles_per_call=256):
-  """Returns f[B, A, G]: the price that `rule` asks of the moved ad at every node, others at bids f[B, C]."""
+  """Returns f[B, A, G] per click: the price that `rule` asks of the moved ad at every node, others at bids f[B, C].
+
+  Args: batch: request columns; table: a CounterfactualTable with slates as payload; profiles_per_call: profiles priced
+    at once, where the rule prices no curves.
+  """
   if hasattr(rule, "own_bid_price"):
     return np.asarray(rule.own_bid_price(batch, bids, table))
   num_requests, num_ads, num_nodes = table.nodes.shape

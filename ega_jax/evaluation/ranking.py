@@ -30,7 +30,11 @@ def auc(score, label, *, where=None):
 
 
 def auc_standard_error(score, label, *, where=None):
-  """Returns the standard error of `auc` (DeLong, DeLong and Clarke-Pearson 1988), a float."""
+  """Returns the standard error of `auc` (DeLong, DeLong and Clarke-Pearson 1988), a float; nan with fewer than two of a
+  class.
+
+  Args: score f[...], label {0, 1}[...] of one shape.
+  """
   score, label = _kept(where, score, label)
   positive, negative = score[label > 0], score[label <= 0]
   if min(positive.size, negative.size) < 2:
@@ -42,7 +46,10 @@ def auc_standard_error(score, label, *, where=None):
 
 
 def log_loss(probability, label, *, where=None, epsilon=1e-7):
-  """Returns the mean binary cross-entropy in nats; probabilities are clipped to [epsilon, 1 - epsilon]."""
+  """Returns the mean binary cross-entropy in nats; probabilities are clipped to [epsilon, 1 - epsilon].
+
+  Args: probability f[...], label {0, 1}[...] of one shape.
+  """
   probability, label = _kept(where, probability, label)
   if not probability.size:
     return float("nan")
@@ -51,13 +58,20 @@ def log_loss(probability, label, *, where=None, epsilon=1e-7):
 
 
 def pcoc(probability, label, *, where=None):
-  """Returns predicted over observed clicks: above 1 promises too much. nan without an observed click."""
+  """Returns predicted over observed clicks: above 1 promises too much. nan without an observed click.
+
+  Args: probability f[...], label {0, 1}[...] of one shape.
+  """
   probability, label = _kept(where, probability, label)
   return float(probability.sum() / label.sum()) if label.sum() > 0 else float("nan")
 
 
 def calibration_curve(probability, label, *, where=None, bins=10):
-  """Returns dict(predicted, observed, count), f64[bins] each: means over equally filled bins of the prediction."""
+  """Returns dict(predicted, observed, count), f64[bins] each: means over equally filled bins of the prediction.
+
+  With fewer entries than bins there are as many bins as entries. Args: probability f[...], label {0, 1}[...] of one
+  shape.
+  """
   probability, label = _kept(where, probability, label)
   order = np.array_split(np.argsort(probability, kind="stable"), bins)
   order = [index for index in order if index.size]
@@ -93,7 +107,10 @@ def click_quality(probability, click, is_ad, *, where=None, bins=10):
 
 
 def calibrated(report, overall=(0.95, 1.05), per_position=(0.9, 1.1)):
-  """Returns whether `click_quality`'s pcoc is in the bands that the payment stage requires (our decision)."""
+  """Returns whether `click_quality`'s pcoc is in the bands that the payment stage requires (our decision).
+
+  report: of `click_quality`; overall, per_position: (least, most) allowed.
+  """
   positions = [value for name, value in report.items() if name.startswith("pcoc/position_")]
   in_band = all(per_position[0] <= value <= per_position[1] for value in positions)
   return bool(overall[0] <= report["pcoc"] <= overall[1] and in_band)
@@ -118,7 +135,10 @@ def recall_at(ranked, target, k, *, where=None):
 
 
 def ndcg_at(ranked, target, k, *, where=None):
-  """Returns NDCG@k with binary relevance: sum over hits of 1 / log2(1 + position), over its largest possible value."""
+  """Returns NDCG@k with binary relevance: sum over hits of 1 / log2(1 + position), over its largest possible value.
+
+  The mean over rows that have a target. Args: ranked, target: as in `recall_at`.
+  """
   hit, count = _hits(ranked, target, k)
   keep = (count > 0) & (True if where is None else np.asarray(where, bool))
   if not keep.any():

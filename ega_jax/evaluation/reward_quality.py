@@ -33,9 +33,12 @@ def evaluator(config, params):
 
 
 def quality(config, params, split="test"):
-  """Returns {"model", "truth": ranking.click_quality, "calibrated", "beats_truth", "calibration": curve} of logs.
+  """Returns {"model", "truth": ranking.click_quality, "calibrated", "beats_truth", "calibration": curve} of a split's
+  logs.
 
   No model can have a greater AUC than the true probabilities but by chance: beats_truth says that data leak.
+
+  Args: config: the experiment's, whose data hold the truth; params: with "catalog" and a fitted "reward".
   """
   models = recipe.build_models(config, recipe.data_sizes(config.data))
 

@@ -103,10 +103,11 @@ def evaluate_system(
 ):
   """Returns per-request totals, a dict of f64[n] (market.OF_NOBODY, "model/..." and, with a world, "true/...").
 
-  Args: columns: request columns of all n requests, "row" and "user" among them; shading: every ad bids shading * value
-    (1 = truthful); theta_model: see `model_clicks`; sigma: log-sd of values, with which the virtual surplus is added:
-    its mean is that of the unclipped Myerson integral, whether curves fall or not, without a sweep (Myerson 1981).
-    Also returned: "user" i[n], for the clustered bootstrap.
+  Args: system, payment_rule: see the module; columns: request columns of all n requests, "row" and "user" among them;
+    shading: every ad bids shading * value (1 = truthful); theta_model: see `model_clicks`; sigma: log-sd of values,
+    with which the virtual surplus is added: its mean is that of the unclipped Myerson integral, whether curves fall or
+    not, without a sweep (Myerson 1981); chunk_size: requests allocated at once.
+  Also returned: "user" i[n], for the clustered bootstrap.
   """
   slates = [system.allocate(batch, truthful(batch, shading)) for _, batch in chunks(columns, chunk_size)]
   prices = price_by_ads(payment_rule, columns, slates, shading, chunk_size)

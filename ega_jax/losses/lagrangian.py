@@ -136,7 +136,11 @@ def budgeted_multiplier(multiplier, regret, revenue, budget, *, step=0.5):
 
 def budgeted_loss(prices, x, regret, multiplier, *, where=None, stop_allocation=True):
   """Returns (sum, weight, metrics) of -revenue + w * regret with w held fixed: the loss that goes with
-  `budgeted_multiplier`. Arguments as in `payment_loss`."""
+  `budgeted_multiplier`.
+
+  Arguments as in `payment_loss`, prices, x and regret f[B, A]; multiplier: w. Neither bids nor values are known here:
+  the metrics ir_violation and utility are 0.
+  """
   fixed = jax.lax.stop_gradient(multiplier)
   no_cap = jnp.full_like(prices, jnp.inf)
   return payment_loss(prices, x, no_cap, prices, regret, fixed, 0.0, where=where, stop_allocation=stop_allocation)

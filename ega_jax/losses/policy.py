@@ -35,7 +35,8 @@ def sampled_policy_gradient_loss(log_z, reward, *, where=None, advantage_scale=1
 
   The marginal contribution already subtracts what the list earns without the item, so no further baseline is needed.
   advantage_scale divides it: a constant fitted on logs, never a statistic of the batch, or a batch would not be the sum
-  of its requests. The steps' entropies f32[B, K], if given, are rewarded with entropy_weight.
+  of its requests. The steps' entropies f32[B, K], if given, are rewarded with entropy_weight. log_z, reward, where: as
+  in `policy_gradient_loss`.
   """
   mask = broadcast_mask(where, log_z.shape)
   total, weight, metrics = policy_gradient_loss(log_z, reward, where=mask, advantage_scale=advantage_scale)

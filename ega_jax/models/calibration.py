@@ -17,13 +17,17 @@ class Calibration(nn.Module):
 
   @nn.compact
   def __call__(self):
+    """Returns {"scale" f32[1], "bias" f32[2, K]}; logits stay as they are until they are set."""
     scale = self.param("scale", partitioned(nn.initializers.ones, (None,)), (1,))
     bias = self.param("bias", partitioned(nn.initializers.zeros, (None, None)), (2, self.positions))
     return {"scale": scale, "bias": bias}
 
 
 def apply_calibration(calibration, logit, is_ad, present):
-  """Returns calibrated logits [..., K]; 0 where not present."""
+  """Returns calibrated logits [..., K]; 0 where not present.
+
+  Args: calibration: of `Calibration`; logit f[..., K], the last axis being the position; is_ad, present bool[..., K].
+  """
   kind = jnp.asarray(is_ad, jnp.int32)
   bias = calibration["bias"][kind, jnp.arange(logit.shape[-1])]
   return jnp.where(present, logit * calibration["scale"][0] + bias, 0.0)

@@ -60,12 +60,18 @@ def take_rows(values, positions):
 
 
 class UserEncoder(nn.Module):
-  """Returns (user f[B, d], events f[B, H, d], present bool[B, H]): id, place, hour and the embedded history."""
+  """Id, place, hour and the embedded history of a user."""
 
   config: EncoderConfig
 
   @nn.compact
   def __call__(self, request, catalog, user, *, deterministic=True):
+    """Returns (user f[B, d], events f[B, H, d], present bool[B, H]), H the last config.history_items events of a
+    request.
+
+    Args: request, catalog: of `ega_jax.types`; user i32[B], -1 where unknown; deterministic: False drops out, by the
+      rng "dropout".
+    """
     config = self.config
     table = partitioned(nn.initializers.normal(0.1), (None, "embed"))
     recent = slice(-config.history_items, None)
@@ -95,7 +101,11 @@ class UserEncoder(nn.Module):
 
 
 class CandidateEncoder(nn.Module):
-  """Embeds candidates and creatives for a user; list-unaware."""
+  """Embeds candidates and creatives for a user; list-unaware.
+
+  Arguments of its methods: request, catalog: of `ega_jax.types`; user: what `user` returns; deterministic: False drops
+  out and hides a share of the ids, by the rng "dropout".
+  """
 
   config: EncoderConfig
 

@@ -19,7 +19,11 @@ from ega_jax.nn.multi_token import MultiTokenModule
 
 
 class EGA(nn.Module):
-  """The generator. Its methods are called through `module.apply({"params": p}, ..., method="encode")`."""
+  """The generator. Its methods are called through `module.apply({"params": p}, ..., method="encode")`.
+
+  Arguments of its methods: request, ids, catalog: of `ega_jax.types`; memory: what `encode` returns; task: NEXT_VISITS
+  or LIST; deterministic: False drops out, by the rng "dropout".
+  """
 
   config: EGAConfig
 
@@ -59,9 +63,10 @@ class EGA(nn.Module):
     return Memory(states=states, mask=mask, cross_keys=keys, cross_values=values, summary=summary)
 
   def candidate_logits(self, memory, request, catalog, candidates, *, is_ad=None, task=LIST, belief=None):
-    """Returns f32[B, C]: the item prior g of candidates i32[B, C]; zeros if config.item_prior is off.
+    """Returns f32[B, C]: the item prior g of candidates i32[B, C], POI ids; zeros if config.item_prior is off.
 
-    belief: f32[B, C], the log click probability of each candidate alone, added with a learned weight; None: not known.
+    is_ad: bool[B, C], None: no ads. belief: f32[B, C], the log click probability of each candidate alone, added with a
+    learned weight; None: not known.
     """
     if not self.config.item_prior:
       return jnp.zeros(candidates.shape, jnp.float32)
@@ -73,10 +78,10 @@ class EGA(nn.Module):
     return self.list_prior(jax.tree.map(jnp.asarray, catalog), candidates)
 
   def decode(self, memory, codes, task, *, deterministic=True):
-    """Returns (logits [B, T, L, V], states [B, T, d]), teacher-forced on POI codes i32[B, T, L].
+    """Returns (logits f32[B, T, L, V], states [B, T, d]), teacher-forced on POI codes i32[B, T, L].
 
-    Logits t, l predict code l of POI t from everything before it; state t comes after the last code of POI t.
-    Codes [B, U, T, L] decode U sequences of each request and give [B, U, T, ..].
+    Logits t, l predict code l of POI t from everything before it; state t comes after the last code of POI t. Codes
+    [B, U, T, L] decode U sequences of each request and give [B, U, T, ..].
     """
     several = codes if codes.ndim == 4 else codes[:, None]
     batch, lists, items, levels = several.shape
@@ -143,7 +148,10 @@ class EGA(nn.Module):
     return jnp.where(own >= 0, score, -jnp.inf)
 
   def __call__(self, request, ids, catalog, poi_codes, creative_codes):
-    """Returns every output once (initialisation): logits, creative logits and item prior."""
+    """Returns every output once (initialisation): logits, creative logits and item prior.
+
+    Args: poi_codes i32[B, T, L]; creative_codes i32[B, T, Lc].
+    """
     memory = self.encode(request, ids, catalog)
     logits, states = self.decode(memory, poi_codes, LIST)
     prior = self.candidate_logits(memory, request, catalog, request.candidates)

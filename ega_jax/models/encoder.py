@@ -53,7 +53,11 @@ class HistoryEmbedder(nn.Module):
 
   @nn.compact
   def __call__(self, request, ids, catalog, poi_codes, creative_codes, *, deterministic=True):
-    """Returns (context [B, 3, d], events [B, H, 1 + L + Lc, d], event mask bool[B, H])."""
+    """Returns (context [B, 3, d], events [B, H, 1 + L + Lc, d], event mask bool[B, H]).
+
+    Args: request, ids, catalog: of `ega_jax.types`; poi_codes, creative_codes: the CodeEmbedding of either kind;
+      deterministic: False hides a share of the users, by the rng "dropout".
+    """
     present = request.history_poi >= 0
     codes = jnp.where(present[..., None], ids.poi[jnp.maximum(request.history_poi, 0)], -1)
     shown = present & (request.history_creative >= 0)
@@ -98,12 +102,18 @@ class HistoryEmbedder(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Returns (states [B, S, d], mask [B, S], summary [B, d]) of the embedded history (EGA Eq. 14)."""
+  """Self-attention over the embedded history (EGA Eq. 14), and what cross-attention and the item prior read of it."""
 
   config: EGAConfig
 
   @nn.compact
   def __call__(self, context, events, present, *, deterministic=True):
+    """Returns (states [B, S, d], mask bool[B, S], summary [B, d]) of what HistoryEmbedder gives.
+
+    S is 3 + H where config.cross_attention is "events", 3 + H * (1 + L + Lc) where it is "tokens".
+
+    Args: context [B, 3, d]; events [B, H, 1 + L + Lc, d]; present bool[B, H]; deterministic: False drops out.
+    """
     config, (batch, count, slots, width) = self.config, events.shape
     x = jnp.concatenate([context, events.reshape(batch, count * slots, width)], axis=1)
     mask = jnp.concatenate([jnp.ones((batch, NUM_CONTEXT), bool), jnp.repeat(present, slots, axis=1)], axis=1)

@@ -142,7 +142,11 @@ def _share(part, weights):
 
 
 def successors(request, pois, size):
-  """Returns (count, share) f32[B, C]: how often each POI i32[B, C] followed the last visited one in anyone's visits."""
+  """Returns (count, share) f32[B, C]: how often each of pois i32[B, C] followed the last visited one in anyone's
+  visits.
+
+  The share is of all that the request's successors count. size: how many POIs there are.
+  """
   counts = jnp.where(request.successor_poi >= 0, request.successor_count, 0.0)
   count = sum_where_equal(request.successor_poi, counts[..., None], pois, size)[..., 0]
   return count, _share(count, counts)

@@ -12,7 +12,7 @@ from ega_jax.nn.linear import Dense, partitioned
 
 
 class ItemPrior(nn.Module):
-  """Returns f32[B, C]: how likely each candidate is next, before any code is decoded, per task.
+  """How likely each candidate is next, before any code is decoded, per task.
 
   A belief about clicks, once there is a reward model, enters as it is: what is known of every candidate alone need not
   be learned again, and the decoder learns what the list adds.
@@ -22,6 +22,11 @@ class ItemPrior(nn.Module):
 
   @nn.compact
   def __call__(self, summary, request, catalog, candidates, is_ad, task, belief=None):
+    """Returns f32[B, C], in logits; 0 where a candidate is -1.
+
+    Args: summary f[B, d] of the encoder; request, catalog: of `ega_jax.types`; candidates i32[B, C], POI ids; is_ad
+      bool[B, C] or None (no ads); task: NEXT_VISITS or LIST; belief f32[B, C], log click probabilities, or None.
+    """
     config, safe = self.config, jnp.maximum(candidates, 0)
     features = candidate_features(request, catalog, candidates)
     query = Dense(config.width, names=("embed", "mlp"), dtype=config.dtype, name="query")(summary)

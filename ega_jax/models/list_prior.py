@@ -8,7 +8,7 @@ from ega_jax.nn.linear import Dense, partitioned
 
 
 class ListContextPrior(nn.Module):
-  """Returns (relation f32[B, C, C], decay f32[K], ad_slot f32[K]) of candidates i32[B, C], the leaves of `ListPrior`.
+  """What the entries of a list add to the prior of those that follow: leaves of `ListPrior`.
 
   relation[b, j, i]: what a shown candidate j adds to the logit of i right below it; decay: by how many slots lie
   between them; ad_slot: what is added to ads by the slot that is filled. The decoder sees a list as codes and would
@@ -20,6 +20,10 @@ class ListContextPrior(nn.Module):
 
   @nn.compact
   def __call__(self, catalog, candidates):
+    """Returns (relation f32[B, C, C], decay f32[K], ad_slot f32[K]), K = max_items.
+
+    Args: catalog: a Catalog; candidates i32[B, C], POI ids, -1 padded.
+    """
     pois = candidates[:, None]
     pairs = [pair_similarity(catalog, pois), LearnedPairs(name="pairs")(catalog, pois)]
     zeros = nn.initializers.zeros

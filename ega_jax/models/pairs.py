@@ -15,7 +15,11 @@ def _pairs(pois):
 
 
 def pair_similarity(catalog, pois):
-  """Returns f32[B, U, K, K, 4]: of entries i and j, 1, same category, same parent, cosine of content; 0 if i = j."""
+  """Returns f32[B, U, K, K, 4]: of entries i and j, 1, same category, same parent, cosine of content; 0 if i = j or one
+  is absent.
+
+  Args: catalog: a Catalog; pois i32[B, U, K], -1 where absent.
+  """
   safe = jnp.maximum(pois, 0)
   category, parent = catalog.poi_category[safe], catalog.poi_parent[safe]
   content = catalog.poi_embedding[safe]
@@ -30,13 +34,12 @@ def pair_similarity(catalog, pois):
 
 
 class LearnedPairs(nn.Module):
-  """Returns f32[B, U, K, K, 2 * kinds]: how entry j bears on entry i, learned; 0 if i = j or one is absent.
+  """How entry j of a list bears on entry i, learned: `kinds` relations of each of two sorts.
 
   A table over pairs of parent categories (complements are no similarity: no embedding's cosine shows them), and the
   positive part of cosines of projected content (a subspace of what describes a POI makes it a substitute).
 
-  Args: num_parents: parent categories told apart, later ones share the last row; kinds: relations of each sort; rank of
-    the subspaces.
+  Args: num_parents: parent categories told apart, later ones share the last row; rank: of the subspaces.
   """
 
   num_parents: int = 32
@@ -45,6 +48,10 @@ class LearnedPairs(nn.Module):
 
   @nn.compact
   def __call__(self, catalog, pois):
+    """Returns f32[B, U, K, K, 2 * kinds], [.., i, j, :] being how j bears on i; 0 if i = j or one is absent.
+
+    Args: catalog: a Catalog; pois i32[B, U, K], -1 where absent.
+    """
     safe = jnp.maximum(pois, 0)
     table = self.param(
       "parents", partitioned(nn.initializers.normal(0.01), (None, None, None)), (self.num_parents,) * 2 + (self.kinds,)

@@ -32,7 +32,9 @@ class PriceInputs:
 
 @jax.jit
 def menu_inputs(nodes, curve, weight, x):
-  """Returns PriceInputs of its first four fields. The regression, which costs more than the network, is done once."""
+  """Returns PriceInputs of its first four fields, nodes, curve, weight f32[..., M] and x f32[..., G]. The regression,
+  which costs more than the network, is done once.
+  """
   return PriceInputs(nodes, curve, weight, x, isotonic_regression(curve / _top(curve), weight + 1e-6))
 
 
@@ -70,7 +72,10 @@ class PriceNetwork(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: PriceInputs, own_bid, *, straight_through=True):
-    """Returns the price per click f[..., G] of own bids f[..., G], at most the bid (`cap_price`)."""
+    """Returns the price per click f[..., G] of own bids f[..., G], at most the bid, in the unit of the inputs.
+
+    straight_through: of `cap_price`.
+    """
     top = _top(inputs.curve)
     change, place = self._corrections(inputs.curve / top, inputs.rising, inputs.weight)
     level = jnp.clip(inputs.rising + change, 0.0, 1.0)
@@ -105,7 +110,9 @@ class RateNetwork(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: RateInputs, own_bid, *, straight_through=True):
-    """Returns the price per click f[...] of own bids f[...]; nothing is capped, so straight_through changes nothing."""
+    """Returns the price per click f[...] of own bids f[...], in the unit of the inputs; nothing is capped, so
+    straight_through changes nothing.
+    """
     del straight_through
     slot = jax.nn.one_hot(inputs.slot, inputs.bids.shape[-1], dtype=inputs.bids.dtype)
     columns = [slot, jnp.log1p(inputs.bids), inputs.probability * 10.0]
@@ -121,7 +128,9 @@ class CriticalNetwork(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: CriticalInputs, own_bid, *, straight_through=True):
-    """Returns the price per click f[...] of own bids f[...]."""
+    """Returns the price per click f[...] of own bids f[...], in the unit of the inputs; straight_through: of
+    `cap_price`.
+    """
     num = inputs.others.shape[-1]
     lists = jax.nn.one_hot(inputs.items, num).reshape(*inputs.items.shape[:-1], -1)
     columns = [inputs.others, jax.nn.one_hot(inputs.ad, num), lists, inputs.theta * 10.0]
@@ -130,7 +139,7 @@ class CriticalNetwork(nn.Module):
 
 
 def payment_network(form):
-  """Returns the network of a form, "price" or "rate"."""
+  """Returns the network of a form, "price" or "rate". Raises ValueError for another."""
   if form not in FORMS:
     raise ValueError(f"payment is {form!r}; allowed: {FORMS}")
   return PriceNetwork() if form == "price" else RateNetwork()

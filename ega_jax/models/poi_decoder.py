@@ -42,7 +42,10 @@ class PoiDecoder(nn.Module):
     return jnp.stack(keys), jnp.stack(values)
 
   def __call__(self, embedded, memory, task, *, deterministic=True):
-    """Returns states [B, U, 1 + J, d]: after BOI and after each of the embedded codes [B, U, J, d]."""
+    """Returns states [B, U, 1 + J, d]: after BOI and after each of the embedded codes [B, U, J, d].
+
+    Args: memory: Memory of the B requests; task: NEXT_VISITS or LIST; deterministic: False drops out.
+    """
     begin = jnp.broadcast_to(self.begin[task].astype(embedded.dtype), (*embedded.shape[:2], 1, embedded.shape[-1]))
     x = jnp.concatenate([begin, embedded], axis=2)
     x = x + self.positions[: x.shape[2]].astype(x.dtype)
@@ -55,7 +58,7 @@ class PoiDecoder(nn.Module):
   def step(self, embedded, cache, position, memory, task):
     """Returns (rows, states [B, U, d]) after the code embedded [B, U, d] at `position`; BOI where position is 0.
 
-    rows: what `attention.write_rows` adds to the cache.
+    rows: what `attention.write_rows` adds to the cache, which is that of `EGA.init_cache`.
     """
     begin = self.begin[task].astype(embedded.dtype)
     x = jnp.where(jnp.asarray(position) == 0, begin, embedded) + self.positions[position].astype(embedded.dtype)

@@ -15,12 +15,17 @@ HEADS = ("poi", "creative", "conversion")
 
 
 class TwoTower(nn.Module):
-  """Returns recall scores f32[B, X] of POIs i32[B, X]: inner products of a user and an item vector."""
+  """Recall: inner products of a user and an item vector."""
 
   config: EncoderConfig
 
   @nn.compact
   def __call__(self, user, request, catalog, pois):
+    """Returns recall scores f32[B, X] of pois i32[B, X]; 0 for POI -1.
+
+    Args: user: (f[B, d], events f[B, H, d], present bool[B, H]) of `CandidateEncoder.user`; request, catalog: of
+      `ega_jax.types`.
+    """
     config, safe = self.config, jnp.maximum(pois, 0)
     state, events, present = user
     mean = jnp.sum(jnp.where(present[..., None], events, 0.0), 1) / jnp.maximum(present.sum(1), 1)[:, None]
@@ -35,7 +40,7 @@ class TwoTower(nn.Module):
 
 
 class Member(nn.Module):
-  """One set of pointwise click models."""
+  """One set of pointwise click models; arguments and results of its methods are as in `Ranker`."""
 
   config: EncoderConfig
 
@@ -100,7 +105,8 @@ class Member(nn.Module):
 class Ranker(nn.Module):
   """Pointwise click models, the mean of `config.members`: as many as the reward model has, for a fair comparison.
 
-  `__call__` is for training on shown items, the other methods serve all candidates.
+  `__call__` is for training on shown items, the other methods serve all candidates. request, catalog: of
+  `ega_jax.types`.
   """
 
   config: EncoderConfig
@@ -115,8 +121,9 @@ class Ranker(nn.Module):
   def __call__(self, request, catalog, items, creatives, *, deterministic=True, each=False):
     """Returns {"poi", "creative", "conversion", "recall"}: logits f32[B, K] of shown items; 0 where an item is -1.
 
-    Args: items i32[B, K] positions in the candidates, in the order shown; creatives i32[B, K]. In training some lists'
-    creatives are hidden, so that the item's part is the pCTR of a POI whose creative is not chosen yet.
+    Args: items i32[B, K] positions in the candidates, in the order shown; creatives i32[B, K] creative ids. In training
+      (deterministic False, by the rng "dropout") some lists' creatives are hidden, so that the item's part is the pCTR
+      of a POI whose creative is not chosen yet.
     each: f32[members, B, K] instead of the mean: what training fits.
     """
     request, catalog = jax.tree.map(jnp.asarray, (request, catalog))

@@ -72,7 +72,11 @@ def outcome(logits, share, bids):
 
 
 def regret_network(name, bidders, items, hidden, layers):
-  """Returns the network of a name of NETWORKS."""
+  """Returns the network of a name of NETWORKS, of `layers` layers of `hidden` units.
+
+  bidders, items: n and m of a "regret_net"; an "exchangeable" one takes any n and m. Raises ValueError for another
+  name.
+  """
   if name not in NETWORKS:
     raise ValueError(f"network is {name!r}; allowed: {', '.join(NETWORKS)}")
   sizes = {"hidden": hidden, "layers": layers}

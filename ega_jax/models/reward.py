@@ -20,7 +20,7 @@ RewardConfig = EncoderConfig
 HEADS = ("poi", "creative", "conversion")
 
 class ListContext(nn.Module):
-  """Returns (bias f32[B, U, heads, K, K], sums f32[B, U, K, channels]) of pair similarities [B, U, K, K, kinds].
+  """What the pairs of a list are to attention and to each entry.
 
   Weights depend on the signed distance i - j, so that what stands above may act more strongly than what stands below.
   """
@@ -29,6 +29,10 @@ class ListContext(nn.Module):
 
   @nn.compact
   def __call__(self, pairs):
+    """Returns (bias f32[B, U, heads, K, K], sums f32[B, U, K, channels]), K <= config.max_positions.
+
+    pairs f32[B, U, K, K, kinds]: [.., i, j, :] is how entry j bears on entry i.
+    """
     config, length = self.config, pairs.shape[-2]
     distance = jnp.arange(length)[:, None] - jnp.arange(length)[None] + config.max_positions - 1
     shape = (2 * config.max_positions - 1, pairs.shape[-1])
@@ -40,7 +44,10 @@ class ListContext(nn.Module):
 
 
 class Member(nn.Module):
-  """One click model of lists; per-request work is done once for all of a request's lists."""
+  """One click model of lists; per-request work is done once for all of a request's lists.
+
+  deterministic, alone, and the arguments of a call: as in `RewardModel`.
+  """
 
   config: EncoderConfig
 

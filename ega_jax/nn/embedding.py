@@ -48,6 +48,7 @@ class IdEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, ids):
+    """Returns f[..., width] of ids i32[...]; 0 for those outside of 0..size - 1."""
     initializer = partitioned(nn.initializers.normal(self.scale), ("table", None))
     rows = -(-self.size // ROW_MULTIPLE) * ROW_MULTIPLE
     table = self.param("table", initializer, (rows, self.width))

@@ -22,6 +22,7 @@ class HSTUBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x, mask, *, deterministic=True):
+    """Returns f[B, T, d] of x f[B, T, d] and mask bool[B, T]; deterministic: False drops out, by the rng "dropout"."""
     length, heads = x.shape[1], (self.num_heads, self.width // self.num_heads)
     inward = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
     normed = RMSNorm(name="input_norm")(x).astype(self.dtype)

@@ -29,6 +29,7 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    """Returns f[..., features] of x f[..., in], in `dtype`."""
     kernel = self.param("kernel", partitioned(self.kernel_init, self.names), (x.shape[-1], self.features))
     y = jnp.einsum("...i,io->...o", x.astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
@@ -44,6 +45,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    """Returns f[..., d] of x f[..., d], in the dtype of x."""
     scale = self.param("scale", partitioned(nn.initializers.ones, ("embed",)), (x.shape[-1],))
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
@@ -58,6 +60,7 @@ class FeedForward(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    """Returns f[..., d] of x f[..., d]."""
     y = jnp.square(nn.relu(Dense(self.hidden, dtype=self.dtype, name="up")(x)))
     return Dense(x.shape[-1], names=("mlp", "embed"), dtype=self.dtype, name="down")(y)
 
@@ -70,6 +73,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    """Returns f[..., widths[-1]] of x f[..., in]."""
     for i, width in enumerate(self.widths):
       x = Dense(width, names=(None, None), dtype=self.dtype, name=f"layer_{i}")(x)
       x = nn.relu(x) if i + 1 < len(self.widths) else x

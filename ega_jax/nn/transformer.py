@@ -21,6 +21,11 @@ class EncoderBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, mask=None, bias=None, deterministic=True):
+    """Returns f[..., T, d] of x f[..., T, d].
+
+    Args: mask bool (may attend), bias f32 (of scores), broadcastable to [..., heads, T, T]; deterministic: False drops
+      out, by the rng "dropout".
+    """
     drop = nn.Dropout(self.dropout, deterministic=deterministic)
     mixed = MultiHeadAttention(self.width, self.num_heads, self.dtype, name="attention")(
       RMSNorm(name="attention_norm")(x), mask=mask, bias=bias
@@ -62,7 +67,10 @@ class DecoderBlock(nn.Module):
     return x + self.drop(self.mlp(self.mlp_norm(x)), deterministic=deterministic)
 
   def __call__(self, x, keys, values, memory_mask, *, deterministic=True):
-    """Returns [B, U, T, d] for U sequences x [B, U, T, d] that share a request's memory [B, S]."""
+    """Returns [B, U, T, d] for U sequences x [B, U, T, d] that share a request's memory [B, S].
+
+    Args: keys, values [B, S, heads, dh] of `project_memory`; memory_mask bool[B, S]; deterministic: False drops out.
+    """
     causal = jnp.tril(jnp.ones((x.shape[2], x.shape[2]), bool))
     mixed = self.self_attention(self.self_norm(x), mask=causal)
     x = x + self.drop(mixed, deterministic=deterministic)
@@ -70,7 +78,8 @@ class DecoderBlock(nn.Module):
 
   def step(self, x, cache, position, keys, values, memory_mask):
     """Returns (rows, [B, U, d]): x [B, U, d] at `position`; cache {"key", "value"} [1, B, U, T, kv_heads, dh] of the
-    positions before it, and rows {"key", "value"} [B, U, kv_heads, dh] of this one, for `attention.write_rows`.
+    positions before it, and rows {"key", "value"} [B, U, kv_heads, dh] of this one, for `attention.write_rows`. keys,
+    values, memory_mask: as in a call.
     """
     normed = self.self_norm(x)
     new = self.self_attention.project_key_value(normed)

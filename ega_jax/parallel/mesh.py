@@ -55,7 +55,10 @@ def make_mesh(sizes=None, devices=None) -> Mesh:
 
 
 def parse_mesh(text):
-  """Returns {"data": 2, "fsdp": 4} for "data=2,fsdp=4"; {} for an empty text."""
+  """Returns {"data": 2, "fsdp": 4} for "data=2,fsdp=4"; {} for an empty text.
+
+  Raises: ValueError naming the first part that is no axis=integer; the axes are checked by `axis_sizes`.
+  """
   sizes = {}
   for part in filter(None, (text or "").split(",")):
     axis, _, size = part.partition("=")

@@ -87,6 +87,7 @@ def tree_shardings(tree, names, mesh, rules=None, *, replicate_uneven=False):
   Args:
     tree: arrays or ShapeDtypeStructs.
     names: {path: logical axis names} as `logical_names` gives.
+    mesh, rules, replicate_uneven: as in `partition_spec`, which may refuse a leaf.
   """
 
   def sharding(path, leaf):

@@ -29,10 +29,15 @@ def align_stage(
 ) -> Stage:
   """Returns the stage that fits z to improved lists, and creatives to clicks.
 
-  generator, reward: the stages that the generator, and all else, are from.
-
   It starts from the reward model's belief about every candidate alone, sharpened as bids are (weight alpha): what
   pre-training learned of lists stays in the decoder's states, its list heads begin at 0.
+
+  Args:
+    config: the experiment's config. models: generation.Models. lists: ListConfig.
+    name: of the stage. generator, reward: the stages that the generator, and all else, are from.
+    process: (index, count): which rows this process reads.
+
+  Raises: ValueError where config.align.moves is less than 2.
   """
   options = config.align
   if options.moves < 2:
@@ -100,6 +105,9 @@ def improved_lists(models, params, prepared, lists, options, rng):
   Lists are sampled at a low temperature: two hundred ads of little worth together outweigh the few of much, so that z
   itself would hold what no beam ever shows. Each of `options.rounds` keeps the best of `options.moves` lists, the list
   itself and random neighbours. Nothing flows back.
+
+  Args: models, params: as in `systems.generation`; prepared: its Prepared; lists: ListConfig in the units of the
+    market; options: config.align; rng: a key.
   """
   params, prepared = jax.lax.stop_gradient((params, prepared))
   request, table = prepared.request, prepared.table
@@ -132,7 +140,11 @@ def _every_move(length):
 
 
 def list_scores(models, params, request, items, creatives, objective):
-  """Returns score(Y) f32[B, U], by the reward model, of items i32[B, U, K] with the creatives i32[B, C]."""
+  """Returns score(Y) f32[B, U], in money, by the reward model and the logged bids.
+
+  Args: models, params, request: as in `systems.generation`; items i32[B, U, K]; creatives i32[B, C], that of each
+    candidate; objective: slate.Objective.
+  """
   place, present = jnp.maximum(items, 0), items >= 0
   shown = jnp.where(present, take_rows(creatives, place), -1)
   theta = generation.click_probabilities(models, params, request, items, shown)
@@ -153,7 +165,8 @@ def creative_distance(models, params, prepared, items, states, sharpness):
   Over the entries of items i32[B, K], whose states f[B, K, d] the chain follows.
 
   The labels are soft: softmax of the reward model's log-odds of a POI click plus a creative click for each own
-  creative, sharpened.
+  creative, times `sharpness`. models, params: as in `systems.generation`; prepared: its Prepared, with a reward model's
+  `alone`.
   """
   pois = jnp.maximum(take_rows(prepared.request.candidates, jnp.maximum(items, 0)), 0)
   own = params["catalog"].poi_creatives[pois]  # [B, X, R]

@@ -16,6 +16,7 @@ def logged(config, batch_size, columns, *, folds=None, salt=0, process=(0, 1)):
 
   Args:
     config: the experiment's config; its seed and `salt` order the examples.
+    batch_size: of all processes. columns: names to read beside those of a request.
     folds: of the requests to train on; None: all.
     process: (index, count).
   """
@@ -26,7 +27,10 @@ def logged(config, batch_size, columns, *, folds=None, salt=0, process=(0, 1)):
 
 
 def evenly(directory, split, columns, count, chunk):
-  """Returns `columns` of at most `count` requests of a split (0: all), evenly spread, a multiple of `chunk` of them."""
+  """Returns `columns` of at most `count` requests of a split (0: all), evenly spread, a multiple of `chunk` of them.
+
+  At least one chunk: of a count below it there are more, in a split below it requests repeat.
+  """
   total = len(read_split(directory, split, ("row",))["row"])
   count = max(min(count or total, total) // chunk, 1) * chunk
   return read_split(directory, split, columns, np.linspace(0, total - 1, count).astype(int))

@@ -26,6 +26,9 @@ def market_constants(config, models, params):
   A click on an organic item is worth what a click on an ad earned the platform in the logs, on average. The price is
   where the greedy list by bid * pCTR - price against weight * pCTR, every item judged alone, has the ad share of the
   logs: a load is set by the multiplier of its constraint, which does not move the exchange rate of money and clicks.
+
+  Args: config: the experiment's config; models, params: as in `systems.generation`, with the fitted reward model.
+  Raises: ValueError where no ad was clicked in the training logs.
   """
   logs = read_split(config.data, "train", ("shown_item", "shown_payment", "click", "is_ad", "bid", "candidates"))
   shown = logs["shown_item"]

@@ -73,6 +73,8 @@ def _train(options, data):
 def distance(mechanism, truthful, profiles):
   """Returns {"payment_correlation", "payment_mae"} over shown ads of expected payments, learned against `truthful`'s
   (the Myerson payment of the same allocation), on profiles f[B, N].
+
+  mechanism, truthful: functions of bids [B, N] -> types.Outcome.
   """
   payment = lambda outcome: (np.asarray(outcome.price) * outcome.click_probability)
   found, exact = mechanism(profiles), truthful(profiles)

@@ -27,8 +27,11 @@ def payment_stage(config, system_of, form, workdir, *, name="payment", source="p
   """Returns the stage that trains the payment network of a form on the allocation of `system_of(params)`.
 
   Args:
-    form: "price" or "rate".
+    config: the experiment's config.
     system_of: params of stage `source` -> the system whose allocation is frozen and priced.
+    form: "price" or "rate".
+    workdir: folder in which the tables are kept; None: nowhere.
+    name: of the stage. process: (index, count): which tables this process reads.
   """
   options, network = config.payment, payment_network(form)
 
@@ -62,7 +65,9 @@ def payment_stage(config, system_of, form, workdir, *, name="payment", source="p
 
 
 def example_inputs(form, num_nodes, length):
-  """Returns inputs of the right shapes for one ad."""
+  """Returns inputs of a form's network for one ad and one own bid, zeros: of num_nodes fixed bids, or of lists of K =
+  length.
+  """
   if form == "price":
     return menu_inputs(*(jnp.zeros((1, size)) for size in (num_nodes, num_nodes, num_nodes, 1)))
   return RateInputs(jnp.zeros((1, 1, length)), jnp.zeros((1, 1, length)), jnp.zeros((1, 1), jnp.int32))

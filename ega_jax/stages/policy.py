@@ -29,7 +29,12 @@ def policy_stage(
   scores is the item's marginal contribution. `config.policy.rollout` "greedy" is the paper's; "sampled" draws Y from z.
 
   Args:
+    config: the experiment's config. models: generation.Models. lists: ListConfig.
+    name: of the stage. source: the stage whose params it starts from.
     bid_free: lists are decoded from the ads' expected values instead of their bids, which only the score sees.
+    process: (index, count): which rows this process reads.
+
+  Raises: ValueError for another rollout.
   """
   options = config.policy
   if options.rollout not in ("greedy", "sampled"):

@@ -31,6 +31,10 @@ def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", proce
 
   `config.pretrain.normaliser`: "vocabulary" is the paper's softmax over all codes of a level; "legal" sums only over
   codes that lead to an item, with the item prior, as decoding does.
+
+  Args: config: the experiment's config; models: generation.Models; name: of the stage; source: the stage whose
+    catalogue and ids are kept; process: (index, count): which rows this process reads.
+  Raises: ValueError for another normaliser.
   """
   options = config.pretrain
   if options.normaliser not in ("legal", "vocabulary"):
@@ -83,7 +87,10 @@ def pretrain_stage(config, models, *, name="pretrain", source="tokenizer", proce
 
 
 def init_generator(rng, generator, catalog, ids):
-  """Returns fresh parameters (boxed with their logical axes) of the generator."""
+  """Returns fresh parameters (boxed with their logical axes) of the generator.
+
+  Args: rng: a key; generator: models.ega.EGA; catalog: Catalog; ids: SemanticIds.
+  """
   history, candidates = 8, 4
   zeros = lambda *shape: jnp.zeros((1, *shape), jnp.int32)
   request = Request(

@@ -14,7 +14,8 @@ from ega_jax.types import Request
 def ranker_stage(config, ranker, *, name="ranker", source="reward", process=(0, 1)) -> Stage:
   """Returns the stage that fits `ranker` (models.ranker.Ranker) by cross-entropy of its four heads.
 
-  It keeps the leaves of stage `source` that a cascade needs: catalogue, ids, reward model and market constants.
+  It keeps the leaves of stage `source` that a cascade needs: catalogue, ids, reward model and market constants. config:
+  the experiment's config; process: (index, count): which rows this process reads.
   """
   options = config.ranker
 

@@ -72,7 +72,7 @@ def check_settings(config):
 
 
 def build_models(config, sizes: Sizes) -> Models:
-  """Returns the generator and the reward model of a config."""
+  """Returns the generator and the reward model of a config. Raises ValueError for an unknown config.model.preset."""
   chosen = config.model.to_dict()
   preset = chosen.pop("preset")
   if preset not in PRESETS:

@@ -24,9 +24,11 @@ def reward_stage(config, models, *, name="reward", source="tokenizer", folds=Non
   """Returns the stage that fits the click model of lists; it ends with leaves "reward" and "market".
 
   Args:
+    config: the experiment's config. models: generation.Models. name: of the stage.
     source: the stage whose catalogue and ids are kept.
     folds: of requests to learn from, as often as the main ones are in `config.reward.steps`; None: the main ones. A
       model of the held-back folds judges choices on validation.
+    process: (index, count): which rows this process reads.
   """
   options, main = config.reward, main_folds(config)
   folds = main if folds is None else folds

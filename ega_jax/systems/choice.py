@@ -50,14 +50,21 @@ def token_bids(options, bids):
 
 @functools.partial(jax.jit, static_argnames=("models",))
 def believe(models, params, prepared, items):
-  """Returns (creatives i32[B, U, K], theta f32[B, U, K]) of distinct lists."""
+  """Returns (creatives i32[B, U, K], theta f32[B, U, K]) of distinct lists; -1 and 0 where there is no item.
+
+  Args: models, params: as in `generation`; prepared: its Prepared; items i32[B, U, K], positions in the candidates.
+  """
   creatives = list_creatives(models, params, prepared, items)
   return creatives, generation.click_probabilities(models, params, prepared.request, items, creatives)
 
 
 @functools.partial(jax.jit, static_argnames=("options",))
 def choose(options, request, found, creatives, theta, bids, objective):
-  """Returns the Slate of every profile: the best list by score(Y) (EGA Eq. 24)."""
+  """Returns the Slate [B, G, K] of every profile: the best list by score(Y) (EGA Eq. 24).
+
+  Args: options: Options; request: Request; found: Lists of the profiles; creatives i32[B, U, K] and theta f32[B, U, K]
+    of its distinct lists; bids f32[B, G, C] per click; objective: slate.Objective, in money.
+  """
   worth = score_bids(options, request, bids)
   items, chosen, _ = best_of(found, theta, worth, request.is_ad, objective)
   exists = items >= 0
@@ -72,7 +79,7 @@ def choose_own_bid(options, request, found, creatives, theta, bids, ads, nodes, 
   The same as `choose` of those profiles: a list is scored once per ad without what the ad bids, which is then added.
 
   Args: found: Lists of the profiles (ad, one of D cells), with theta and creatives of its distinct lists; place
-    i32[B, A, G]: the cell of each node.
+    i32[B, A, G]: the cell of each node; options, request, objective: as in `choose`.
   """
   batch, num_ads, num_nodes = nodes.shape
   exists = found.items >= 0

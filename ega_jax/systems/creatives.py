@@ -1,7 +1,8 @@
 """Which creative a candidate is shown with (EGA Eq. 16-17), and which it was shown with before.
 
 A tenth of the candidates is in any list, and choosing among the creatives of all of them takes longer than generating
-lists does: only what lists hold is decided, and once per request while it is kept.
+lists does: only what lists hold is decided, and once per request while it is kept. Functions take models and params as
+`generation` does, and prepared, its Prepared.
 """
 
 import functools
@@ -22,21 +23,26 @@ LIMIT = 2**17  # requests
 def creative_scores(models, params, states, own, belief=None):
   """Returns f32[..., R]: log P(codes of creative r) after decoder states [..., d] (EGA Eq. 16-17); -inf for -1.
 
-  belief: f32[..., R], added with a learned weight.
+  own: i32[..., R], creative ids, -1 padded. belief: f32[..., R], added with a learned weight.
   """
   codes = params["ids"].creative[jnp.maximum(own, 0)]  # [..., R, Lc]
   return generation.apply(models.generator, params["generator"], "creative_scores", states, codes, own, belief)
 
 
 def creative_belief(logits):
-  """Returns f32[B, C, R]: log-odds of a POI click plus a creative click with each own creative; None without logits."""
+  """Returns f32[B, C, R]: log-odds of a POI click plus a creative click with each own creative; None without logits.
+
+  logits: of `generation.alone`.
+  """
   return None if logits is None else logits["poi"] + logits["creative"]
 
 
 def choose_creatives(models, params, states, poi, belief=None):
-  """Returns creative ids i32[...] for POIs i32[...] given the decoder's states [..., d] (EGA Eq. 16-17).
+  """Returns creative ids i32[...] for POIs poi i32[...] given the decoder's states [..., d] (EGA Eq. 16-17); -1 for POI
+  -1.
 
-  The best of the POI's own creatives: the choice is always one of them; equal codes go to the first.
+  The best of the POI's own creatives: the choice is always one of them; equal codes go to the first. belief: as in
+  `creative_scores`.
   """
   own = params["catalog"].poi_creatives[jnp.maximum(poi, 0)]
   best = jnp.argmax(creative_scores(models, params, states, own, belief), axis=-1)
@@ -45,7 +51,9 @@ def choose_creatives(models, params, states, poi, belief=None):
 
 
 def by_item(models):
-  """Returns whether a candidate has the same creative in every list: where creatives follow their POI alone."""
+  """Returns whether a candidate has the same creative in every list: where creatives follow their POI alone, as
+  `models` (generation.Models) are configured.
+  """
   return models.generator.config.creative_context == "item"
 
 
@@ -73,14 +81,17 @@ def _choose_after(models, params, prepared, items, states):
 
 @functools.partial(jax.jit, static_argnames=("models",))
 def choose_items(models, params, prepared, items):
-  """Returns creatives i32[B, X] of candidates items i32[B, X], each as if it came first; -1 where there is none."""
+  """Returns creatives i32[B, X] of candidates items i32[B, X], each as if it came first; -1 where there is none.
+  Jitted.
+  """
   return item_creatives(models, params, prepared, items)
 
 
 class Creatives:
   """What each candidate is shown with, by request; the requests asked for least recently are dropped first.
 
-  Args: models: generation.Models with creative_context "item"; params: the tree with "catalog", "ids", "generator".
+  Args: models: generation.Models with creative_context "item"; params: the tree with "catalog", "ids", "generator";
+    limit: requests that are kept.
   """
 
   def __init__(self, models, params, limit=LIMIT):

@@ -17,7 +17,11 @@ BLOCK = 64  # lists of one request that are scored together; a call scores as ma
 
 @functools.partial(jax.jit, static_argnames=("models",))
 def score_lists(models, params, request, items, creatives):
-  """Returns the click probabilities f32[B, U, K] of lists items, creatives i32[B, U, K]."""
+  """Returns the click probabilities f32[B, U, K] of lists: items (positions in the candidates) and creatives (ids),
+  i32[B, U, K], -1 absent.
+
+  models, params, request: as in `generation`.
+  """
   return generation.click_probabilities(models, params, request, items, creatives)
 
 

@@ -59,6 +59,7 @@ class EGASystem:
     models: generation.Models.
     params: the tree with "catalog", "ids", "generator", "reward", "market".
     lists: ListConfig of one profile; `sweep_prefixes` slots are used for sweeps.
+    options: how bids are used; None: the defaults.
     shared: (ListClicks of sweeps and bid-free lists, Creatives, Kept prepared requests): what the same system at other
       ad loads shares; None: its own.
   """
@@ -108,7 +109,7 @@ class EGASystem:
     return self._slate(prepared, found, bids)
 
   def propose(self, batch, bids):
-    """Returns (Lists, creatives i32[B, U, K], theta f32[B, U, K]): what `allocate` chooses from."""
+    """Returns (Lists, creatives i32[B, U, K], theta f32[B, U, K]): what `allocate` chooses from at bids f[B, G, C]."""
     prepared, found = self._lists(batch, jnp.asarray(bids, jnp.float32))
     return found, *self._believe(prepared, found.items)
 

@@ -1,7 +1,8 @@
 """From a request to lists with creatives and click probabilities: the pieces that stages and systems share.
 
 Everything is a function of (models, params, request): `Models` holds the modules (static), `params` the one tree of
-leaves "catalog", "ids", "generator", "reward", "market".
+leaves "catalog", "ids", "generator", "reward", "market". memory: what the generator's `encode` returns; task:
+NEXT_VISITS or LIST; belief: f32[B, C], log click probabilities of `believed_alone`, None: not known.
 """
 
 import dataclasses
@@ -92,7 +93,8 @@ def apply(module, params, method, *args, **kwargs):
 def prepare(models, params, request, *, rng=None, task=LIST, visits_only=False) -> Prepared:
   """Returns memory, candidate table and item prior of a request; dropout is on where an rng is given.
 
-  Where `params` hold a reward model, the prior contains what it believes of every candidate alone.
+  Where `params` hold a reward model, the prior contains what it believes of every candidate alone. visits_only: the
+  clicks of the history are hidden.
   """
   generator, catalog, ids = params["generator"], params["catalog"], params["ids"]
   memory = apply(
@@ -139,7 +141,9 @@ def alone(models, params, request):
 
 
 def item_prior(models, params, memory, request, candidates, is_ad=None, task=LIST, belief=None):
-  """Returns the prior f32[B, C] of POIs candidates i32[B, C]; None if the generator has none."""
+  """Returns the prior f32[B, C] of POIs candidates i32[B, C]; None if the generator has none. is_ad: bool[B, C] or
+  None.
+  """
   if not models.generator.config.item_prior:
     return None
   return apply(
@@ -162,7 +166,7 @@ def list_prior(models, params, memory, request, task=LIST, belief=None):
 
 
 def decoder(models, params, memory, length, task=LIST) -> Decoder:
-  """Returns the generator as beam search sees it; `length` positions are cached."""
+  """Returns the generator as beam search sees it; `length` positions, K * L for a list, are cached."""
 
   def init(num_prefixes):
     return apply(models.generator, params["generator"], "init_cache", memory, num_prefixes, length)
@@ -186,6 +190,9 @@ def list_pois(request, items):
 
 
 def click_probabilities(models, params, request, items, creatives):
-  """Returns the reward model's POI-click probabilities f32[B, U, K], 0 where there is no item (EGA Eq. 18-20)."""
+  """Returns the reward model's POI-click probabilities f32[B, U, K], 0 where there is no item (EGA Eq. 18-20).
+
+  items, creatives i32[B, U, K]: positions in the candidates, creative ids.
+  """
   logits = models.reward.apply({"params": params["reward"]}, request, params["catalog"], items, creatives)
   return jnp.where(items >= 0, jax.nn.sigmoid(logits["poi"]), 0.0)

@@ -9,7 +9,10 @@ LIMIT = 2**30  # bytes
 
 
 def digest(tree):
-  """Returns the SHA-256, in hexadecimal, of all arrays of a tree: their types, shapes and values."""
+  """Returns the SHA-256, in hexadecimal, of all arrays of a tree: their types, shapes and values.
+
+  Raises: TypeError for a leaf that is no array.
+  """
   key = hashlib.sha256()
   for leaf in jax.tree.leaves(tree):
     leaf = np.ascontiguousarray(leaf)
@@ -20,7 +23,7 @@ def digest(tree):
 
 
 class Kept:
-  """A bounded table of results, the oldest dropped first."""
+  """A bounded table of results, the oldest dropped first; limit: bytes."""
 
   def __init__(self, limit=LIMIT):
     self.limit = limit

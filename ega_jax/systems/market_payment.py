@@ -60,7 +60,8 @@ class MarketPayment:
   """A mechanism (bids f[..., N] -> types.Outcome): what `allocation` shows, at the price that a network asks.
 
   Attributes:
-    allocation: a mechanism, of which the click probabilities are used; "critical" and "rate" need its `shown_lists`.
+    allocation: a mechanism, of which the click probabilities are used; "critical" and "rate" need its `shown_lists` and
+      `lists`.
     distributions: one value distribution per ad.
     theta_of: function of lists i[P, K] -> click probabilities f[P, N]; for "critical" and "rate".
     options: Options. params: of the network. scale: money per unit that the network sees.
@@ -78,6 +79,7 @@ class MarketPayment:
     return self.allocation.shown_lists(bids)
 
   def __call__(self, bids):
+    """Returns the Outcome of bids f[..., N]; prices per click, at most the bid, 0 where not shown."""
     bids = np.asarray(bids, np.float64)
     flat = bids.reshape(-1, bids.shape[-1])
     x = np.asarray(self.allocation(flat).click_probability, np.float64)
@@ -86,7 +88,8 @@ class MarketPayment:
     return types.Outcome(click_probability=x.reshape(bids.shape), price=price.reshape(bids.shape))
 
   def sweep(self, bids, ads, nodes):
-    """Returns the CounterfactualTable, prices included, of moving one bid."""
+    """Returns the CounterfactualTable, prices included, of moving one bid: bids f[B, N], ads i[B, A], nodes f[B, A, G].
+    """
     table = regret_lib.counterfactual_table(self.allocation, bids, ads, nodes)
     return dataclasses.replace(table, price=self._prices(np.asarray(bids), np.asarray(ads), nodes, table.x))
 
@@ -120,7 +123,11 @@ def fixed_nodes(distribution, count):
 
 
 def table_inputs(learned, bids, ads, nodes, x):
-  """Returns the inputs [B, A] or [B, A, G] of a form's network, money divided by its scale."""
+  """Returns the inputs [B, A] or [B, A, G] of a form's network, money divided by its scale.
+
+  Args: learned: MarketPayment (its params are not read); bids f[B, N], the others'; ads i[B, A]; nodes f[B, A, G], own
+    bids; x f[B, A, G], click probabilities at them.
+  """
   form = learned.options.form
   if form == "price":
     fixed, weight = fixed_curves(learned.distributions, learned.options.nodes)
@@ -143,7 +150,10 @@ def table_inputs(learned, bids, ads, nodes, x):
 
 
 def fixed_curves(distributions, count):
-  """Returns (nodes f64[N, M], weight f64[N, M]): fixed own bids of each ad, and how probable values round down to."""
+  """Returns (nodes f64[N, M], weight f64[N, M]): fixed own bids of each ad, and how probable values round down to.
+
+  distributions: one per ad; count: M.
+  """
   nodes = np.stack([fixed_nodes(one, count) for one in distributions])
   below = np.stack([np.asarray(one.cdf(row), np.float64) for one, row in zip(distributions, nodes, strict=True)])
   below[:, 0] = 0.0  # everything that there is lies above 0

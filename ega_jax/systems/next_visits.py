@@ -29,7 +29,10 @@ def catalogue_table(ids) -> CandidateTable:
 
 
 def visit_prior(models, params, memory, request):
-  """Returns the item prior f32[B, P] of every POI as the next visit."""
+  """Returns the item prior f32[B, P] of every POI as the next visit; None if the generator has none.
+
+  Arguments as in `generation`.
+  """
   shape = (request.user.shape[0], params["ids"].poi.shape[0])
   everything = jnp.broadcast_to(jnp.arange(shape[1]), shape)
   return generation.item_prior(models, params, memory, request, everything, task=NEXT_VISITS)
@@ -55,7 +58,8 @@ def _generate(models, params, request):
 def generated_ranks(models, params, columns, chunk=16):
   """Returns i64[W]: the rank at which each window's target was generated, NUM_BEAMS where it was not; 0 is first.
 
-  Args: columns: of data.windows, [W, ...]; a window whose hour_known is False is decoded without its time.
+  Args: models, params: as in `generation`; columns: of data.windows, [W, ...]; a window whose hour_known is False is
+    decoded without its time; chunk: windows decoded at once.
   """
   ranks = []
   for rows, request in _requests(columns, chunk):
@@ -65,7 +69,10 @@ def generated_ranks(models, params, columns, chunk=16):
 
 
 def counted_ranks(params, columns, chunk=512):
-  """Returns i64[W]: the rank of each window's target by `visit_counts` alone; 0 is first, ties go to the smaller id."""
+  """Returns i64[W]: the rank of each window's target by `visit_counts` alone; 0 is first, ties go to the smaller id.
+
+  Args: params: with the generator's item prior; columns, chunk: as in `generated_ranks`.
+  """
   offsets = params["generator"]["item_prior"]["visit_weights"]
   ranks = [
     target_ranks(np.asarray(_counts(request, params["catalog"], offsets)), columns["target_poi"][rows, 0])

@@ -24,8 +24,9 @@ def shown_ads(batch, slate, profile):
 class LearnedPayment:
   """A payment network over a system's allocation.
 
-  Args: network: of `models.payment`; params: with its parameters in ["payment"]["network"]; num_nodes: fixed own bids
-    at which the price form sees an ad's curve; sigma: log-sd of a value, known to the platform.
+  Args: system: an EGASystem; network: of `models.payment`; params: with its parameters in ["payment"]["network"];
+    num_nodes: fixed own bids at which the price form sees an ad's curve; sigma: log-sd of a value, known to the
+    platform.
   """
 
   def __init__(self, name, system, network, params, *, num_nodes=41, sigma=0.6):
@@ -39,7 +40,7 @@ class LearnedPayment:
     return self.params
 
   def price(self, batch, bids, slate):
-    """Returns f32[B, G, K] per click: every shown ad's price, 0 elsewhere."""
+    """Returns f32[B, G, K] per click: every shown ad's price, 0 elsewhere, in a slate of bids f[B, G, C]."""
     columns = []
     for profile in range(np.shape(bids)[1]):
       row = np.asarray(bids)[:, profile].astype(np.float32)
@@ -50,7 +51,9 @@ class LearnedPayment:
     return np.stack(columns, axis=1)
 
   def own_bid_price(self, batch, bids, table):
-    """Returns f32[B, A, G]: the moved ad's price at every node of a CounterfactualTable."""
+    """Returns f32[B, A, G] per click: the moved ad's price at every node of a CounterfactualTable, the others at bids
+    f[B, C].
+    """
     price = self._prices(batch, bids, np.asarray(table.ads), table.nodes, table.x, table.payload, table)
     return np.where(np.asarray(table.x) > 0, price, 0.0)
 
@@ -80,7 +83,7 @@ class PivotPayment:
     return PivotPayment(system)
 
   def price(self, batch, bids, slate):
-    """Returns f[B, G, K] per click."""
+    """Returns f[B, G, K] per click: every shown ad's price, 0 elsewhere, in a slate of bids f[B, G, C]."""
     prices = []
     for profile in range(np.shape(bids)[1]):
       row = np.asarray(bids)[:, profile].astype(np.float32)
@@ -92,7 +95,7 @@ class PivotPayment:
     return np.stack(prices, axis=1)
 
   def own_bid_price(self, batch, bids, table):
-    """Returns f[B, A, G] at every node of a table whose first node is 0."""
+    """Returns f[B, A, G] per click at every node of a table whose first node is 0, the others at bids f[B, C]."""
     dropped = jax.tree.map(lambda leaf: np.asarray(leaf)[:, :, :1], table.payload)
     price = self._pivot(batch, bids, np.asarray(table.ads), table.payload, dropped, table.x)
     return np.where(table.x > 0, np.minimum(price, table.nodes), 0.0)

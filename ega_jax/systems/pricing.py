@@ -19,7 +19,7 @@ from ega_jax.types import Request
 
 
 def value_nodes(mu, sigma, num_nodes, span=2.0):
-  """Returns absolute own bids f64[..., num_nodes] up to `span` times the 99.9% quantile of lognormal(mu, sigma).
+  """Returns absolute own bids f64[..., num_nodes] up to `span` times the 99.9% quantile of lognormal(mu f[...], sigma).
 
   Geometric, since values are heavy-tailed; independent of any report.
   """
@@ -42,8 +42,9 @@ def value_location(batch, ads):
 def price_inputs(system, batch, bids, ads, x, num_nodes, sigma, table=None):
   """Returns PriceInputs [B, A]: the own-bid curves of ads i32[B, A] at `num_nodes` fixed bids, the others at f32[B, C].
 
-  Args: x f32[B, A, G]: click probabilities in the lists shown; table: a CounterfactualTable of the same ads, whose
-    nodes save the sweep if they include the fixed bids.
+  Args: system: an EGASystem; batch: request columns; x f32[B, A, G]: click probabilities in the lists shown; sigma:
+    log-sd of a value; table: a CounterfactualTable of the same ads, whose nodes save the sweep if they include the
+    fixed bids.
   """
   mu = value_location(batch, ads)
   nodes = value_nodes(mu, sigma, num_nodes)
@@ -64,7 +65,10 @@ def _read(table, nodes):
 
 
 def rate_inputs(system, batch, bids, ads, nodes, slate):
-  """Returns RateInputs [B, A, G] of ads i32[B, A] bidding nodes f[B, A, G], slates [B, A, G, K], others f32[B, C]."""
+  """Returns RateInputs [B, A, G] of ads i32[B, A] bidding nodes f[B, A, G], the others bids f32[B, C].
+
+  Args: system: an EGASystem; batch: request columns; slate: Slate [B, A, G, K], what is shown then.
+  """
   shape = nodes.shape
   flat = lambda leaf: np.asarray(leaf).reshape(shape[0], shape[1] * shape[2], -1)
   moved, own = np.repeat(ads, shape[2], axis=1), np.asarray(nodes, np.float32).reshape(shape[0], -1)

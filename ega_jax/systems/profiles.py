@@ -91,7 +91,11 @@ def own_bid_profiles(bids, ads, nodes):
 
 @functools.partial(jax.jit, static_argnames=("models", "options"))
 def propose_own_bids(models, options, params, prepared, bids, ads, moved, lists):
-  """Returns Lists of the profiles (ad, what its tokens are worth f32[B, A, D]), bids f32[B, C] elsewhere."""
+  """Returns Lists of the A * D profiles in which ads i32[B, A] are worth moved f32[B, A, D] to tokens, the others bid
+  bids f32[B, C].
+
+  Args: models, params: as in `generation`; options: choice.Options; prepared: generation.Prepared; lists: ListConfig.
+  """
   config = generation.in_market(lists, params["market"])
   length = config.list_length * prepared.table.codes.shape[-1]
   decoder = generation.decoder(models, params, prepared.memory, length)
@@ -101,6 +105,9 @@ def propose_own_bids(models, options, params, prepared, bids, ads, moved, lists)
 
 @functools.partial(jax.jit, static_argnames=("options",))
 def own_bid_cells(options, request, market, nodes, ads, lists):
-  """Returns f32[B, A, G]: what the token weights see of own bids nodes f32[B, A, G]."""
+  """Returns f32[B, A, G]: what the token weights see of own bids nodes f32[B, A, G] of ads i32[B, A].
+
+  Args: options: choice.Options; request: Request; market: params["market"]; lists: ListConfig.
+  """
   worth = token_bids(options, score_bids(options, request, nodes, ads))
   return proposal_bids(worth, generation.in_market(lists, market))

@@ -40,7 +40,10 @@ def _chunks(array, chunk):
 
 @functools.partial(jax.jit, static_argnames="chunk")
 def nearest(points, centroids, *, chunk=4096):
-  """Returns the nearest centroid of every point and its squared distance: (i32[N], f32[N]); ties to the lowest."""
+  """Returns the nearest centroid of every point and its squared distance: (i32[N], f32[N]); ties to the lowest.
+
+  Args: points f32[N, D], centred; centroids f32[K, D]; chunk: points whose distances are held at a time.
+  """
 
   def assign(block):
     distance = squared_distances(block, centroids)
@@ -113,6 +116,8 @@ def lloyd(key, points, weights, centroids, *, iterations=50, tolerance=1e-4, chu
   """Returns a KMeans refined from `centroids` f32[K, D] by at most `iterations` Lloyd steps.
 
   Stops early when a step lowers the inertia by less than `tolerance` of it and no dead code was revived.
+
+  Args: key: of the rows that revive codes; points f32[N, D], centred; weights f32[N]; chunk: as in `nearest`.
   """
 
   def unfinished(state):
@@ -134,7 +139,10 @@ def lloyd(key, points, weights, centroids, *, iterations=50, tolerance=1e-4, chu
 
 @functools.partial(jax.jit, static_argnames=("size", "iterations", "chunk"))
 def fit_kmeans(key, points, weights, size, *, iterations=50, tolerance=1e-4, chunk=4096):
-  """Returns a KMeans of `size` centroids for `points` f32[N, D] with `weights` f32[N] (0 leaves a row out)."""
+  """Returns a KMeans of `size` centroids for `points` f32[N, D], centred, with `weights` f32[N] (0 leaves a row out).
+
+  iterations, tolerance, chunk: as in `lloyd`.
+  """
   seed_key, lloyd_key = jax.random.split(key)
   centroids = seed_centroids(seed_key, points, weights, size)
   return lloyd(lloyd_key, points, weights, centroids, iterations=iterations, tolerance=tolerance, chunk=chunk)

@@ -56,7 +56,10 @@ def reconstruction_error(embeddings, reconstruction):
 
 
 def tokenization_metrics(embeddings, codes, codebook_size, reconstruction=None):
-  """Returns every metric of the paths `codes` i[N, L] (without a collision suffix) as a dict ready for JSON."""
+  """Returns every metric of the paths `codes` i[N, L] (without a collision suffix) as a dict ready for JSON.
+
+  Args: embeddings f[N, D]; codebook_size: K of every level; reconstruction f[N, D], None: its error is left out.
+  """
   _, counts = np.unique(codes, axis=0, return_counts=True)
   report = {
     "items": int(len(codes)),

@@ -53,6 +53,8 @@ def resolve_collisions(codes, *, collision="suffix", suffix_vocabulary=None):
   """Returns the ids of the items: i32[N, L + 1] with `collision="suffix"`, the shared paths i32[N, L] with "bucket".
 
   `suffix_vocabulary` bounds the last code; None allows what the largest bucket needs.
+
+  Raises: ValueError: another `collision`, malformed codes, or as in `add_suffix`.
   """
   if collision == "bucket":
     return _check_codes(codes)
@@ -81,7 +83,10 @@ class InvertedIndex:
     return cls(paths.astype(np.int32), np.concatenate([[0], np.cumsum(counts)]), items)
 
   def rows(self, prefix):
-    """Returns (first, last): the half-open range of `paths` that begin with `prefix`, a sequence of <= L codes."""
+    """Returns (first, last): the half-open range of `paths` that begin with `prefix`, a sequence of <= L codes.
+
+    Raises: ValueError for a longer one.
+    """
     prefix = tuple(int(code) for code in prefix)
     if len(prefix) > self.paths.shape[1]:
       raise ValueError(f"prefix: {prefix} has {len(prefix)} codes, at most {self.paths.shape[1]} allowed")

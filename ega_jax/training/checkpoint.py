@@ -68,7 +68,7 @@ def first_difference(old, new, ignore=()):
 
 
 class StepCheckpoints:
-  """The step checkpoints of one stage."""
+  """The step checkpoints of one stage, in its folder `directory`; the newest `keep` of them stay."""
 
   def __init__(self, directory, keep=2):
     import orbax.checkpoint as ocp

@@ -51,7 +51,10 @@ def merge(trainable, frozen):
 
 
 def initial_state(stage, rng, previous):
-  """Returns the TrainState before the first step. Traceable."""
+  """Returns the TrainState before the first step. Traceable.
+
+  Args: stage: Stage; rng: a key; previous: {stage name: final params} of the stages that it needs.
+  """
   init_rng, loop_rng = jax.random.split(rng)
   return first_state(stage, loop_rng, stage.init(init_rng, previous))
 
@@ -76,6 +79,9 @@ def first_state(stage, rng, params):
 
 
 def state_shardings(abstract, param_shardings, mesh):
-  """Returns a sharding per leaf of an abstract TrainState: optimizer leaves lie where their parameter lies."""
+  """Returns a sharding per leaf of an abstract TrainState: optimizer leaves lie where their parameter lies.
+
+  param_shardings: of the tree `abstract.params`, leaf by leaf.
+  """
   leaves = jax.tree.map(lambda leaf, sharding: (leaf.shape, sharding), abstract.params, param_shardings)
   return shardings_by_suffix(abstract, leaves, mesh)

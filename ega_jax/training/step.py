@@ -9,7 +9,12 @@ from ega_jax.training.state import TrainState, merge, split, trainable_mask
 
 
 def objective(stage, params, batch, rng):
-  """Returns (loss, metrics): the loss's sum over the global batch divided, once, by its weight (0 where that is 0)."""
+  """Returns (loss, metrics): the loss's sum over the global batch divided, once, by its weight (0 where that is 0).
+
+  metrics: "loss", "weight", and the stage's own, each divided by its own weight.
+
+  Args: stage: Stage; params: all of its parameters; batch: dict of arrays [rows, ...]; rng: a key.
+  """
   total, weight, metrics = stage.loss(params, batch, rng)
   weight = jax.lax.stop_gradient(jnp.asarray(weight, jnp.float32))
   # An all-masked batch is a loss of 0 with gradient 0, never NaN.
@@ -38,7 +43,10 @@ def train_step(stage, state, batch):
 
 
 def compile_step(stage, mesh, shardings):
-  """Returns the jitted step (state, batch) -> (state, metrics). The state is donated and stays where it lies."""
+  """Returns the jitted step (state, batch) -> (state, metrics). The state is donated and stays where it lies.
+
+  Args: shardings: of the state, from `state_shardings`; batches are split over `mesh` as `batch_sharding` says.
+  """
   replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
   def step(state, batch):

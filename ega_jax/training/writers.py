@@ -14,6 +14,7 @@ class MetricsWriter:
   """Writes STAGE/metrics.jsonl, one line per write, and TensorBoard events beside it. First process only.
 
   The lines hold nothing that depends on the clock: after a resume the file equals that of an uninterrupted run.
+  directory: of the stage.
   """
 
   def __init__(self, directory, step):
@@ -69,7 +70,11 @@ def truncate(path, step):
 
 
 class Progress:
-  """Prints "pretrain 200/1000 loss 1.2345 | 35.1 steps/s, 23 s left" on stderr. First process only."""
+  """Prints "pretrain 200/1000 loss 1.2345 | 35.1 steps/s, 23 s left" on stderr. First process only.
+
+  Args: stage: the word in front; num_steps: until the end; step: done before, where a run continues; unit: what a step
+    is.
+  """
 
   def __init__(self, stage, num_steps, step=0, unit="steps"):
     self._stage, self._num_steps, self._unit = stage, num_steps, unit
