@@ -308,7 +308,7 @@ def on_market(market, *, reserve=None, range_size=32):
     "myerson": lambda: myerson(theta, market.distributions, lists=lists),
     "vcg": lambda: vcg(theta, lists=lists),
     "vcg_range": lambda: vcg_range(theta[rows], lists=lists[rows]),
-    "gsp": lambda: ranked(reserve=reserve or 0.0),
+    "gsp": lambda: ranked(reserve=0.0 if reserve is None else reserve),
     "gsp_reserve": lambda: ranked(reserve=own_reserve()),
     "first_price": lambda: first_price(theta, lists=lists),
     "separable_myerson": lambda: myerson(believed(), market.distributions, clicks=theta, lists=lists),

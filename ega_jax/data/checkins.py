@@ -16,6 +16,7 @@ import re
 import numpy as np
 
 KM_PER_DEGREE = 111.195  # of latitude, on a sphere of radius 6371 km
+_INTEGER = re.compile(r"\s*[+-]?\d{1,18}\s*")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?")
 
 
@@ -175,11 +176,10 @@ def parse_integers(path, name, texts, line_of=lambda row: row + 2):
   Args: path, name: the file and the column, for messages; texts: n strings or integers; line_of: row -> line number.
   Raises: ValueError naming the first line that is not an integer.
   """
-  try:
-    return np.array([int(text) for text in texts], np.int64)
-  except (ValueError, TypeError, OverflowError):
-    row = next(row for row, text in enumerate(texts) if not re.fullmatch(r"\s*[+-]?\d{1,18}\s*", str(text)))
-    raise ValueError(f"{path}, line {line_of(row)}: {name} is {texts[row]!r}, an integer is needed") from None
+  for row, text in enumerate(texts):
+    if not _INTEGER.fullmatch(str(text)):  # int() would take 3.7, True and 1_000
+      raise ValueError(f"{path}, line {line_of(row)}: {name} is {text!r}, an integer is needed")
+  return np.array([int(text) for text in texts], np.int64)
 
 
 def parse_times(path, name, texts, line_of=lambda row: row + 2):

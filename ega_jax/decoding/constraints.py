@@ -6,8 +6,7 @@ legal tokens are those with a legal item under them, and a token's weight is tha
 quantities here are matrix products of `under` (bool[B, X, C], the items that a prefix still allows) with one-hot codes,
 for X prefixes of a request side by side; nothing loops over prefixes.
 
-This is the candidate-table version. Decoding uses only `available_items`, `token_log_mass`, `token_log_weight` and
-`narrow`; a catalogue trie can answer the same questions.
+This is the candidate-table version; a catalogue trie could answer the same questions.
 """
 
 import jax

@@ -107,7 +107,7 @@ def click_quality(probability, click, is_ad, *, where=None, bins=10):
 
 
 def calibrated(report, overall=(0.95, 1.05), per_position=(0.9, 1.1)):
-  """Returns whether `click_quality`'s pcoc is in the bands that the payment stage requires (our decision).
+  """Returns whether `click_quality`'s pcoc is in the bands that payments need to mean what they say (our decision).
 
   report: of `click_quality`; overall, per_position: (least, most) allowed.
   """

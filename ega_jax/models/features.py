@@ -17,7 +17,7 @@ OTHER_PART = 0.4  # weight of an hour of the weekend for one of a working day, a
 
 NAMES = (
   "visits_slow",  # log1p sum of .5^(n/SLOW) over own visits here, n visits ago
-  "visits_fast",  # the same with .5^(n/5)
+  "visits_fast",  # sum of .5^(n/5) over them, at most 8
   "visit_share",  # visits_slow's sum over that of all own visits
   "transitions",  # log1p of how often this POI followed the last visited one in the own history
   "transition_share",

@@ -1,9 +1,9 @@
 """RQ-VAE: an autoencoder whose latent is a sum of codewords, one per level (EGA; GPR section 2).
 
 Codes collapse when codebooks start at random, so they start at residual k-means of the encoder's outputs
-(`init_codebooks_by_kmeans`). Policy for codes that die in training (our decision): after a first quarter of the steps,
-when the encoder has learnt what to keep, the codebooks start once more at residual k-means of its outputs. The step
-itself stays a plain gradient step, so that it runs in any loop; the two starts are host-side, between stages.
+(`init_codebooks_by_kmeans`). Codes that die in training (our decision): the codebooks start once more at residual
+k-means of the encoder's outputs, in `launch.tokenize` after a first quarter of the steps, in EGA's recipe at the end.
+The step itself stays a plain gradient step, so that it runs in any loop; the starts are host-side, between stages.
 """
 
 import dataclasses
