@@ -16,6 +16,21 @@ def marginal_contribution(score, score_without):
   return score[..., None] - score_without
 
 
+def leave_one_out(score):
+  """Returns f[..., J]: what each of J lists of a request scores above the mean of the others.
+
+  With lists drawn independently this is an unbiased advantage of every choice in them (Kool et al. 2019): the baseline
+  knows nothing of the list. A marginal contribution is none: its baseline, the list without the item, depends on the
+  item, and credits an ad with what it adds anywhere in the list, whether or not this is its place.
+
+  Args: score f[..., J] of the lists. Raises: ValueError for fewer than two.
+  """
+  count = score.shape[-1]
+  if count < 2:
+    raise ValueError(f"{count} list a request; allowed: 2 or more, each of which is judged by the others")
+  return (score - jnp.mean(score, -1, keepdims=True)) * (count / (count - 1))
+
+
 def policy_gradient_loss(log_z, reward, *, where=None, baseline=0.0, advantage_scale=1.0):
   """Returns (sum, weight, metrics): -sum_i r_i log z_i per request, EGA Eq. 32; weight counts requests.
 

@@ -66,7 +66,10 @@ def base_config() -> ml_collections.ConfigDict:
         "steps": 300,
         "batch_size": 32,
         "learning_rate": 3e-4,
-        "rollout": "greedy",  # or "sampled", token by token from z^(1 / temperature)
+        # "greedy": the paper's; "sampled": the same, the list drawn token by token from z^(1 / temperature); "group":
+        # several drawn lists, each judged by the others.
+        "rollout": "greedy",
+        "samples": 6,  # lists of a group
         "temperature": 0.5,
         # What an organic click is worth to EGA from here on, relative to the market constant: the policy gradient finds
         # more clicks than a cascade does, and below 1 it finds more welfare instead.

@@ -1,4 +1,4 @@
-"""Stage 4: policy gradient by marginal contributions, the reward model frozen (EGA Eq. 31-32)."""
+"""Stage 4: policy gradient by marginal contributions (EGA Eq. 31-32) or within a group, the reward model frozen."""
 
 import dataclasses
 
@@ -8,7 +8,12 @@ import optax
 
 from ega_jax.decoding import slate
 from ega_jax.decoding.lists import ListConfig
-from ega_jax.losses.policy import marginal_contribution, policy_gradient_loss, sampled_policy_gradient_loss
+from ega_jax.losses.policy import (
+  leave_one_out,
+  marginal_contribution,
+  policy_gradient_loss,
+  sampled_policy_gradient_loss,
+)
 from ega_jax.models.ega_config import LIST
 from ega_jax.stages.batches import logged
 from ega_jax.stages.market import balanced_price
@@ -25,8 +30,9 @@ def policy_stage(
 ) -> Stage:
   """Returns the stage that moves the generator towards lists of a high score(Y).
 
-  Per request one rollout Y and, for each of its items, the greedy rollout without that item: the difference of their
-  scores is the item's marginal contribution. `config.policy.rollout` "greedy" is the paper's; "sampled" draws Y from z.
+  `config.policy.rollout` "greedy" is the paper's: per request one rollout Y and, for each of its items, the greedy
+  rollout without that item; the difference of their scores is the item's marginal contribution. "sampled" draws Y from
+  z. "group" draws several lists, each of which is judged by the others (`losses.policy.leave_one_out`).
 
   Args:
     config: the experiment's config. models: generation.Models. lists: ListConfig.
@@ -37,8 +43,8 @@ def policy_stage(
   Raises: ValueError for another rollout.
   """
   options = config.policy
-  if options.rollout not in ("greedy", "sampled"):
-    raise ValueError(f"config.policy.rollout is {options.rollout!r}; allowed: 'greedy', 'sampled'")
+  if options.rollout not in ("greedy", "sampled", "group"):
+    raise ValueError(f"config.policy.rollout is {options.rollout!r}; allowed: 'greedy', 'sampled', 'group'")
   virtual = 0.0 if bid_free else options.virtual_share
   served = Options(bid_free=bid_free, value_sigma=config.value_sigma, virtual=virtual)
 
@@ -58,21 +64,24 @@ def policy_stage(
     bids = generation.expected_bids(request, config.value_sigma) if bid_free else token_bids(served, worth)
     scaled = dataclasses.replace(generation.in_market(lists, params["market"]), max_prefixes=0)
     scaled = dataclasses.replace(scaled, bid_cell=1.0) if bid_free else scaled
-    drawn = rng if options.rollout == "sampled" else None
-    items, contribution, score = _marginal_contributions(
-      models, params, prepared, bids, worth, scaled, drawn, _temperature(options)
-    )
-    codes = generation.list_codes(prepared.table, items)
-    logits, _ = generation.apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
-    log_z = slate.list_log_z(
-      logits, prepared.table, items, bids, prepared.prior, scaled, temperature=_temperature(options)
-    )
-    shown = items >= 0
-    policy_loss = sampled_policy_gradient_loss if options.rollout == "sampled" else policy_gradient_loss
-    total, weight, metrics = policy_loss(log_z, contribution / scale, where=shown)
-    ad = jnp.take_along_axis(request.is_ad, jnp.maximum(items, 0), axis=1) & shown
-    rows = jnp.float32(items.shape[0])
-    metrics |= {"score": (jnp.sum(score), rows), "ad_share": (jnp.sum(ad), jnp.sum(shown))}
+    rollouts = {"greedy": _marginal_contributions, "sampled": _marginal_contributions, "group": _leave_one_out}
+    items, advantage, score = rollouts[options.rollout](models, params, prepared, bids, worth, scaled, rng, options)
+
+    def log_z_of(items):
+      codes = generation.list_codes(prepared.table, items)
+      logits, _ = generation.apply(models.generator, params["generator"], "decode", prepared.memory, codes, LIST)
+      return slate.list_log_z(
+        logits, prepared.table, items, bids, prepared.prior, scaled, temperature=_temperature(options)
+      )
+
+    log_z = jax.vmap(log_z_of, in_axes=1, out_axes=1)(items)
+    shown, lists_each = items >= 0, items.shape[1]
+    flat = lambda a: a.reshape(len(a), -1)
+    policy_loss = policy_gradient_loss if options.rollout == "greedy" else sampled_policy_gradient_loss
+    total, weight, metrics = policy_loss(flat(log_z), flat(advantage) / (lists_each * scale), where=flat(shown))
+    ad = _at(request.is_ad, items) & shown
+    rows = jnp.float32(len(items))
+    metrics |= {"score": (jnp.sum(score.mean(1)), rows), "ad_share": (jnp.sum(ad), jnp.sum(shown))}
     return total, weight, metrics
 
   def finish(params, previous):
@@ -96,30 +105,53 @@ def policy_stage(
 
 def _temperature(options):
   """Returns at which temperature lists are drawn, and their log probability taken: 1 for greedy rollouts."""
-  return options.temperature if options.rollout == "sampled" else 1.0
+  return 1.0 if options.rollout == "greedy" else options.temperature
 
 
-def _marginal_contributions(models, params, prepared, bids, worth, lists, rng, temperature):
-  """Returns (Y i32[B, K], r f32[B, K], score(Y) f32[B]), r_i = score(Y) - score(Y without i), EGA Eq. 31.
+def _marginal_contributions(models, params, prepared, bids, worth, lists, rng, options):
+  """Returns (Y i32[B, 1, K], r f32[B, 1, K], score(Y) f32[B, 1]), r_i = score(Y) - score(Y without i), EGA Eq. 31.
 
-  bids f32[B, C] weigh tokens, worth f32[B, C] is what the score counts per click.
+  bids f32[B, C] weigh tokens, worth f32[B, C] is what the score counts per click. Y is greedy, or drawn if
+  options.rollout is "sampled"; Y without i is greedy, of all candidates but i.
   """
   params, prepared, bids, worth = jax.lax.stop_gradient((params, prepared, bids, worth))
-  table, request = prepared.table, prepared.request
-  length = lists.list_length * table.codes.shape[-1]
-  decoder = generation.decoder(models, params, prepared.memory, length)
-  if rng is None:
+  table = prepared.table
+  decoder = generation.decoder(models, params, prepared.memory, lists.list_length * table.codes.shape[-1])
+  if options.rollout == "greedy":
     base = slate.greedy(decoder, table, bids, prepared.prior, lists)
   else:
-    base = slate.sampled(decoder, table, bids, prepared.prior, lists, rng, temperature=temperature)
+    base = slate.sampled(decoder, table, bids, prepared.prior, lists, rng, temperature=options.temperature)
   position = jnp.arange(table.valid.shape[1])
   masked = base[:, 0, :, None] == position  # [B, K, C]: variant j drops the j-th shown item
   without = slate.greedy(decoder, table, bids, prepared.prior, lists, masked)
-  items = jnp.concatenate([base, without], axis=1)
+  score = _scores(models, params, prepared, jnp.concatenate([base, without], axis=1), worth)
+  return base, marginal_contribution(score[:, 0], score[:, 1:])[:, None], score[:, :1]
+
+
+def _leave_one_out(models, params, prepared, bids, worth, lists, rng, options):
+  """Returns (lists i32[B, J, K], advantage f32[B, J, K], score f32[B, J]) of J = options.samples drawn lists, the
+  advantage of every item of a list being what its list scores above the mean of the others.
+
+  bids, worth: as in `_marginal_contributions`.
+  """
+  params, prepared, bids, worth = jax.lax.stop_gradient((params, prepared, bids, worth))
+  table = prepared.table
+  decoder = generation.decoder(models, params, prepared.memory, lists.list_length * table.codes.shape[-1])
+  all_there = jnp.zeros((table.valid.shape[0], options.samples, table.valid.shape[1]), bool)
+  items = slate.sampled(decoder, table, bids, prepared.prior, lists, rng, all_there, temperature=options.temperature)
+  score = _scores(models, params, prepared, items, worth)
+  return items, jnp.broadcast_to(leave_one_out(score)[..., None], items.shape), score
+
+
+def _scores(models, params, prepared, items, worth):
+  """Returns score(Y) f32[B, J] by the reward model of lists i32[B, J, K]; worth f32[B, C] counts per click."""
+  request = prepared.request
   creatives = list_creatives(models, params, prepared, items)
   theta = generation.click_probabilities(models, params, request, items, creatives)
-  place = jnp.maximum(items, 0)
-  at = lambda row: jax.vmap(lambda values, index: values[index])(row, place)
   objective = generation.objective(params["market"])
-  score = slate.list_score(theta, at(worth), at(request.is_ad), objective, where=items >= 0)
-  return base[:, 0], marginal_contribution(score[:, 0], score[:, 1:]), score[:, 0]
+  return slate.list_score(theta, _at(worth, items), _at(request.is_ad, items), objective, where=items >= 0)
+
+
+def _at(row, items):
+  """Returns [B, J, K]: the values of a row [B, C] of candidates at items i32[B, J, K]; of an absent item, any."""
+  return jax.vmap(lambda values, index: values[index])(row, jnp.maximum(items, 0))

@@ -21,6 +21,7 @@ RANGES = (
   ("pretrain.full_gap", 0, 1e6),
   ("align.rounds", 0, math.inf),
   ("align.sharpness", 0, 1e6),
+  ("policy.samples", 2, math.inf),
   ("policy.exchange_rate", 0, 1e6),
   ("policy.virtual_share", 0, 1),
   ("payment.multiplier*", 0, 1e9),

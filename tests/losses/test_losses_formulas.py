@@ -1,5 +1,7 @@
 """Each loss equals its formula, and gradients flow only where they should."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +100,31 @@ def test_sampled_policy_gradient_raises_what_earns_more():
 
   logits, _ = jax.lax.scan(step, jnp.zeros(3), jax.random.split(jax.random.key(0), 60))
   assert jax.nn.softmax(logits)[1] > 0.9
+
+
+def test_a_group_of_lists_gives_the_gradient_of_the_expected_score():
+  """All pairs of lists of two out of three arms, by their probability; the second choice depends on the first."""
+  score = jnp.array([[1.0, 0.2, 0.7], [0.4, 0.9, 0.1], [0.0, 0.3, 1.5]])
+  logits = 0.5 * jax.random.normal(jax.random.key(0), (4, 3))  # of the first choice, and of the second after each
+  pairs = jnp.array(list(itertools.product(range(3), repeat=4))).reshape(-1, 2, 2)
+
+  def log_z(logits, lists):
+    first, second = lists[..., 0], lists[..., 1]
+    return jnp.stack([jax.nn.log_softmax(logits[0])[first], jax.nn.log_softmax(logits[1:])[first, second]], -1)
+
+  def loss(logits):
+    found = score[pairs[..., 0], pairs[..., 1]]
+    advantage = jnp.broadcast_to(policy.leave_one_out(found)[..., None], pairs.shape)
+    probability = jax.lax.stop_gradient(jnp.exp(log_z(logits, pairs).sum((1, 2))))
+    each = jax.vmap(lambda z, r: policy.policy_gradient_loss(z[None], r[None])[0])
+    flat = lambda a: a.reshape(len(a), -1)
+    return jnp.sum(probability * each(flat(log_z(logits, pairs)), flat(advantage) / 2))
+
+  every = jnp.array(list(itertools.product(range(3), repeat=2)))
+  expected = lambda logits: jnp.sum(jnp.exp(log_z(logits, every).sum(-1)) * score[every[:, 0], every[:, 1]])
+  np.testing.assert_allclose(jax.grad(loss)(logits), -jax.grad(expected)(logits), atol=1e-6)
+  with pytest.raises(ValueError, match="1 list a request; allowed: 2 or more"):
+    policy.leave_one_out(score[:, :1])
 
 
 def test_mask_of_another_shape_is_refused():

@@ -1,6 +1,7 @@
 """The policy gradient scores lists by EGA's own objective."""
 
-import functools
+import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 import tiny_run
 from ega_jax.decoding import slate
+from ega_jax.parallel.partition import path_name
 from ega_jax.stages import policy, recipe
 from ega_jax.stages.policy import policy_stage
 from ega_jax.systems import generation
@@ -56,8 +58,9 @@ def test_a_contribution_is_the_score_less_that_of_the_list_without_the_item():
   prepared = jax.jit(generation.prepare, static_argnums=0)(models, params, request)
   lists = generation.in_market(recipe.list_config(config), params["market"])
   bids = 5 * jnp.asarray(request.bid)
-  contributions = jax.jit(functools.partial(policy._marginal_contributions, models))
-  items, found, total = contributions(params, prepared, bids, bids, lists, None, 1.0)
+  options = types.SimpleNamespace(rollout="greedy")
+  rollout = jax.jit(lambda: policy._marginal_contributions(models, params, prepared, bids, bids, lists, None, options))
+  items, found, total = (part[:, 0] for part in rollout())
   decoder = generation.decoder(models, params, prepared.memory, config.list_length * prepared.table.codes.shape[-1])
   weight, fee = map(float, generation.objective(params["market"]))
 
@@ -76,3 +79,37 @@ def test_a_contribution_is_the_score_less_that_of_the_list_without_the_item():
   for place in range(config.list_length):
     expected = whole - scores(np.asarray(items)[:, place])
     np.testing.assert_allclose(found[:, place], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_group_is_judged_by_what_its_lists_score_above_the_others():
+  config, models, params = tiny_run.config(), tiny_run.models(), tiny_run.trained()[1]["policy"]
+  batch = tiny_run.requests_of_test()
+  request = Request.from_batch(batch)
+  prepared = jax.jit(generation.prepare, static_argnums=0)(models, params, request)
+  lists = dataclasses.replace(generation.in_market(recipe.list_config(config), params["market"]), max_prefixes=0)
+  bids, options = jnp.asarray(request.bid), types.SimpleNamespace(samples=3, temperature=0.5)
+  draw = jax.jit(lambda: policy._leave_one_out(models, params, prepared, bids, bids, lists, jax.random.key(3), options))
+  items, advantage, score = draw()
+  weight, fee = map(float, generation.objective(params["market"]))
+  _, theta = map(np.asarray, believe(models, params, prepared, items))
+  items = np.asarray(items)
+  assert items.shape == (len(bids), 3, 4) and len(np.unique(items.reshape(-1, 4), axis=0)) > len(bids)
+  for row in range(len(bids)):
+    of_request = batch["bid"][row], batch["is_ad"][row], weight, fee
+    expected = np.array([score_by_loop(items[row, j], theta[row, j], *of_request) for j in range(3)])
+    np.testing.assert_allclose(score[row], expected, rtol=1e-4)
+    for j in range(3):
+      np.testing.assert_allclose(advantage[row, j], expected[j] - np.delete(expected, j).mean(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_group_moves_the_policy_and_leaves_the_reward_model():
+  config = tiny_run.config().copy_and_resolve_references()
+  with config.unlocked():
+    config.policy.rollout, config.policy.samples = "group", 2
+  stage = policy_stage(config, tiny_run.models(), recipe.list_config(config))
+  params, batch = tiny_run.trained()[1]["policy"], tiny_run.requests_of_test()
+  gradient = jax.jit(jax.grad(lambda params: stage.loss(params, batch, jax.random.key(1))[0], allow_int=True))(params)
+  moved = {path_name(path) for path, leaf in jax.tree_util.tree_flatten_with_path(gradient)[0]
+           if leaf.dtype == jnp.float32 and np.asarray(leaf).any()}  # fmt: skip
+  assert any(name.startswith("generator/poi_decoder") for name in moved)
+  assert not [name for name in moved if name.startswith("reward")]
