@@ -61,14 +61,13 @@ def ranked_lists(rank_score, slots, eligible=None):
   return np.concatenate([order, np.full(order.shape[:-1] + (missing,), -1)], axis=-1) if missing else order
 
 
-def range_of(theta, size):
+def range_of(theta, lists, size):
   """Returns rows i[1 + n], n <= size, of theta f[L, N]: 0, the empty list, then, ascending, the full-length lists with
   the `size` largest sum_i theta_i (vcg_range without a generator).
 
-  Args: theta f[L, N], of the lists of `market.ordered_lists`; a list is full-length if no other shows more ads (theta >
-    0).
+  Args: theta f[L, N], lists i[L, K], of `market.ordered_lists`; a list is full-length if no other has more ads.
   """
-  shown_ads = (theta > 0).sum(-1)
-  total = np.where(shown_ads == shown_ads.max(), theta.sum(-1), -np.inf)
+  length = (lists >= 0).sum(-1)
+  total = np.where(length == length.max(), theta.sum(-1), -np.inf)
   best = np.argsort(-total, kind="stable")[: min(size, int(np.isfinite(total).sum()))]
   return np.concatenate([[0], np.sort(best)])

@@ -48,7 +48,7 @@ def _array(field, value, shape, *, low=0.0, allowed):
   """Returns value as f64 of `shape` (-1: any), refusing anything that is no finite number or is below `low`."""
   try:
     array = np.array(value, np.float64)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     _fail(field, value, allowed)
   if array.ndim != len(shape) or any(want not in (-1, have) for want, have in zip(shape, array.shape, strict=True)):
     _fail(field, f"array of shape {array.shape}", allowed)
@@ -104,7 +104,7 @@ def _externality(spec):
   if spec.get("similarity") is not None and not {"above", "below"} <= set(given):
     _fail("externality", given, 'given with "above" and "below" where there is a similarity')
   for name, value in given.items():
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not values_lib.is_number(value):
       _fail(f"externality.{name}", value, "a finite number")
   if given.get("decay", 1.0) < 0:
     _fail("externality.decay", given["decay"], "at least 0")
@@ -125,7 +125,8 @@ def _check_sizes(market):
   lengths = range(min(market.slots, market.num_ads) + 1)
   count = sum(math.perm(market.num_ads, k) for k in lengths)
   if count > _MAX_LISTS:
-    _fail("slots", market.slots, f"small enough for at most {_MAX_LISTS} ordered lists ({count} here)")
+    here = count if count < 10**12 else "more than 10^12"  # Python prints no integer of thousands of digits
+    _fail("slots", market.slots, f"small enough for at most {_MAX_LISTS} ordered lists ({here} here)")
   with np.errstate(over="ignore", invalid="ignore"):
     largest = click_probabilities(market, ordered_lists(market.num_ads, market.slots)).max()
     money = [distribution.quantile(np.array([1 - 1e-12])).max() for distribution in market.distributions]

@@ -82,8 +82,11 @@ class Maximiser:
         bid = bids[rows, ad]
         intercept = scores[rows] - self.virtual[ad].virtual_value(bid)[:, None] * theta[:, ad]
         paid[rows, ad] = self._payment(self.virtual[ad], intercept, theta[:, ad], bid, index[rows])
-    price = np.clip(np.divide(paid, x, out=np.zeros_like(x), where=x > 0), 0.0, bids)
-    return (x if clicks is None else clicks[index]), np.where(x > 0, price, 0.0)
+    return (x if clicks is None else clicks[index]), self._per_click(paid, x, bids)
+
+  def _per_click(self, paid, x, bids):
+    """Returns prices per click of expected payments at clicks x; 0 where there are none."""
+    return np.clip(np.divide(paid, x, out=np.zeros_like(x), where=x > 0), 0.0, bids)
 
   def _payment(self, virtual, intercept, slope, bid, chosen):
     """Returns the expected payment f[R] of one ad that bids f[R] and is shown in the list `chosen` i[R].
@@ -135,8 +138,7 @@ class Maximiser:
     take = lambda leaf: np.where(np.isfinite(own), np.take_along_axis(leaf, segment, axis=-1), 0.0)
     x = take(slopes)
     paid = self._swept_payment(virtual, breaks, slopes, segment, nodes)
-    price = np.clip(np.divide(paid, x, out=np.zeros_like(x), where=x > 0), 0.0, nodes)
-    return (x if clicks is None else take(clicks[lines, ad])), price
+    return (x if clicks is None else take(clicks[lines, ad])), self._per_click(paid, x, nodes)
 
   def _swept_payment(self, virtual, breaks, slopes, segment, nodes):
     return envelope.threshold_payment(breaks, slopes, segment, virtual.inverse_virtual_value, virtual.lowest)
@@ -150,6 +152,9 @@ class FirstPrice(Maximiser):
 
   def _swept_payment(self, virtual, breaks, slopes, segment, nodes):
     return nodes * np.take_along_axis(slopes, segment, axis=-1)
+
+  def _per_click(self, paid, x, bids):
+    return np.where(x > 0, bids, 0.0)  # exactly: utility at the truth is 0, not what rounding leaves of b * x / x
 
 
 def _in_chunks(function, rows, width):
@@ -200,7 +205,7 @@ class GeneralisedSecondPrice:
   """Rank by quality * bid; pay next's quality * bid / own quality, at least the reserve and at most the bid.
 
   Attributes:
-    quality: f64[N], > 0 for ads that can be shown.
+    quality: f64[N]; an ad of quality 0 comes last, is not clicked, and still has neighbours.
     slots: K.
     click_probability: function of lists i[P, K] (ads in slot order, -1 padded) -> f[P, N].
     reserve: f64[N], per click; ads below theirs do not take part.
@@ -213,8 +218,7 @@ class GeneralisedSecondPrice:
 
   def _ranked(self, bids):
     """Returns i[..., K + 1]: who is shown, and who is next."""
-    eligible = (bids >= self.reserve) & (self.quality > 0)
-    return allocation.ranked_lists(bids * self.quality, self.slots + 1, eligible)
+    return allocation.ranked_lists(bids * self.quality, self.slots + 1, bids >= self.reserve)
 
   def shown_lists(self, bids):
     """Returns i[..., K]: the ads of the shown list in slot order, -1 padded."""
@@ -227,7 +231,7 @@ class GeneralisedSecondPrice:
     ranked = self._ranked(flat)
     score = np.where(ranked >= 0, np.take_along_axis(flat * self.quality, np.maximum(ranked, 0), -1), 0.0)
     ads, shown = np.maximum(ranked[:, : self.slots], 0), ranked[:, : self.slots] >= 0
-    own = np.where(shown, self.quality[ads], 1.0)
+    own = np.where(shown & (self.quality[ads] > 0), self.quality[ads], 1.0)
     each = np.minimum(np.maximum(score[:, 1:] / own, self.reserve[ads]), np.take_along_axis(flat, ads, -1))
     price = np.zeros(flat.shape)
     np.add.at(price, (np.arange(len(flat))[:, None], ads), np.where(shown, each, 0.0))
@@ -299,7 +303,7 @@ def on_market(market, *, reserve=None, range_size=32):
   """
   lists = market_lib.ordered_lists(market.num_ads, market.slots)
   theta = market_lib.click_probabilities(market, lists)
-  rows = allocation.range_of(theta, range_size)
+  rows = allocation.range_of(theta, lists, range_size)
   clicks = functools.partial(market_lib.click_probabilities, market)
   ranked = functools.partial(gsp, market.quality, market.slots, clicks)
   own_reserve = lambda: myerson_reserves(market.distributions) if reserve is None else reserve

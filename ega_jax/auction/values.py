@@ -254,6 +254,14 @@ def ironed_interval(sigma):
 _DISTRIBUTIONS = {"uniform": Uniform, "exponential": Exponential, "lognormal": Lognormal}
 
 
+def is_number(value):
+  """Returns whether a value of JSON is a number that a float64 holds."""
+  try:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+  except OverflowError:  # an integer of some hundred digits
+    return False
+
+
 def from_spec(spec):
   """Returns a distribution from {"distribution": "uniform" | "exponential" | "lognormal", parameters}.
 
@@ -269,7 +277,7 @@ def from_spec(spec):
   if set(given) != names:
     raise ValueError(f"values: {spec['distribution']} takes exactly {sorted(names)}, got {sorted(given)}")
   for name, value in given.items():
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
       raise ValueError(f"values: {name} must be a finite number, got {value!r}")
   return cls(**{name: float(value) for name, value in given.items()})
 

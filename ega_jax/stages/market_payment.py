@@ -12,6 +12,8 @@ from ega_jax.auction import regret as regret_lib
 from ega_jax.losses.payment_tables import payment_optimizer, tables_loss
 from ega_jax.systems import market_payment as learned_lib
 
+STREAM = 2  # other draws than an audit's of the same seed (seed, [seed, 1]); not 0: [seed, 0] draws as seed alone does
+
 
 def learn(allocation, distributions, theta_of=None, options=None):
   """Returns (MarketPayment, metrics of the last step) trained on profiles of truthful values.
@@ -20,7 +22,7 @@ def learn(allocation, distributions, theta_of=None, options=None):
     options: Options.
   """
   options = options or learned_lib.Options()
-  rng = np.random.default_rng([options.seed, 0])  # other draws than an audit's under the same seed
+  rng = np.random.default_rng([options.seed, STREAM])
   draw = lambda count: np.stack([one.sample(rng, count) for one in distributions], axis=-1)
   bids = draw(options.profiles)
   scale = float(np.median(bids))

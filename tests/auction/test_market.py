@@ -68,6 +68,10 @@ def test_more_slots_than_ads_and_no_similarity():
     ({"values": {"distribution": "exponential", "mean": "3"}}, "mean"),
     ({"values": [{"distribution": "exponential", "mean": 1.0}]}, "values"),
     ({"reserve": 0.5}, "reserve"),
+    ({"quality": [0.6, 10**400, 0.4, 0.3]}, "quality"),
+    ({"externality": {"above": 10**400, "below": 0.0, "decay": 0.5}}, "externality.above"),
+    ({"values": {"distribution": "exponential", "mean": 10**400}}, "mean"),
+    ({"slots": 1500, "quality": [0.1] * 2000, "position": [1.0] * 1500, "similarity": None}, "more than 10.12 here"),
   ],
 )
 def test_bad_markets_name_the_field(change, field, tmp_path):

@@ -273,9 +273,29 @@ def test_myerson_revenue_is_the_bound_and_beats_vcg():
 
 
 def test_range_keeps_the_empty_list_and_the_largest():
-  market, theta = build(externality_spec())
-  rows = allocation.range_of(theta, 5)
+  market, theta = build(externality_spec() | {"quality": [0.5, 0.0, 0.4, 0.3]})
+  lists = market_lib.ordered_lists(market.num_ads, market.slots)
+  rows = allocation.range_of(theta, lists, 5)
   assert rows[0] == 0 and len(rows) == 6
-  full = np.nonzero((theta > 0).sum(-1) == 3)[0]
+  full = np.nonzero((lists >= 0).sum(-1) == 3)[0]  # an ad that is never clicked has its place, and its neighbours
   best = full[np.argsort(-theta[full].sum(-1), kind="stable")[:5]]
   assert set(rows[1:]) == set(best)
+
+
+def test_an_ad_of_quality_zero_is_ranked_last_and_moves_its_neighbours():
+  market, _ = build(externality_spec(num_ads=3) | {"quality": [0.5, 0.0, 0.4]})
+  auction = mechanisms.on_market(market)["gsp"]()
+  bids = np.array([[0.9, 0.8, 0.7]])
+  assert auction.shown_lists(bids)[0].tolist() == [0, 2, 1]
+  outcome = auction(bids)
+  np.testing.assert_allclose(outcome.click_probability, market_lib.click_probabilities(market, np.array([[0, 2, 1]])))
+  np.testing.assert_allclose(outcome.price, [[0.4 * 0.7 / 0.5, 0.0, 0.0]])
+
+
+def test_first_price_leaves_no_utility_at_all():
+  market, theta = build(externality_spec())
+  mechanism, value = mechanisms.first_price(theta), np.random.default_rng(0).random((50, 4))
+  outcome = mechanism(value)
+  np.testing.assert_array_equal(outcome.price, np.where(outcome.click_probability > 0, value, 0.0))
+  found = regret.summarise_regret(metrics.regret_and_curves(mechanism, value, np.linspace(0, 1, 21))[0])
+  assert found["regret_over_utility"] == np.inf and metrics.psi(mechanism, value)[1] == np.inf

@@ -110,3 +110,8 @@ def test_the_binary_reports_what_was_learned(tmp_path):
   assert "payment_mae" not in auction.table(auction.evaluate(MARKET, built, 100, sizes=sizes))
   with pytest.raises(ValueError, match="--learned: 'menu': must be of price, critical, rate"):
     auction.check(["myerson"], None, None, ["menu"])
+
+
+def test_training_draws_other_values_than_the_audits_of_its_seed():
+  first = [np.random.default_rng(seed).random() for seed in (5, [5, 1], [5, learning.STREAM])]
+  assert len(set(first)) == 3
