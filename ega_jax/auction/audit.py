@@ -14,6 +14,8 @@ from ega_jax import types
 from ega_jax.auction import metrics, values
 from ega_jax.auction import regret as regret_lib
 
+CELLS = 2**22  # bids that a mechanism is asked about at once, in a thread
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
@@ -37,27 +39,35 @@ def audit(mechanism, distributions, sample, num_samples, sizes=None):
     sizes: Sizes; None: the defaults.
   """
   sizes = sizes or Sizes()
-  first, totals, checks = [], [], []
+  first, moments, checks = [], [], []
   for start in range(0, num_samples, sizes.chunk):
     drawn = sample(min(sizes.chunk, num_samples - start))
     outcome = mechanism(drawn)
-    totals.append(metrics.outcome_totals(outcome, drawn, distributions))
+    totals = metrics.outcome_totals(outcome, drawn, distributions)
+    # Paired per profile: what an incentive-compatible mechanism may earn above its virtual surplus is noise.
+    totals["revenue_minus_virtual_surplus"] = totals["revenue"] - totals["virtual_surplus"]
+    moments.append({name: (len(one), one.mean(), one.var()) for name, one in totals.items()})
     checks.append(metrics.participation(outcome, drawn))
     if start < sizes.regret_profiles:
       first.append(drawn)
-  joined = {name: np.concatenate([part[name] for part in totals]) for name in totals[0]}
+  joined = {name: _joined(*zip(*(part[name] for part in moments), strict=True)) for name in moments[0]}
   audited = np.concatenate(first)[: sizes.regret_profiles]
   return {
-    **{name: float(total.mean()) for name, total in joined.items()},
-    "revenue_stderr": metrics.standard_error(joined["revenue"]),
-    # Paired per profile: what an incentive-compatible mechanism may earn above its virtual surplus is noise.
-    "revenue_minus_virtual_surplus": float((joined["revenue"] - joined["virtual_surplus"]).mean()),
-    "revenue_minus_virtual_surplus_stderr": metrics.standard_error(joined["revenue"] - joined["virtual_surplus"]),
+    **{name: mean for name, (mean, _) in joined.items()},
+    **{f"{name}_stderr": joined[name][1] for name in ("revenue", "revenue_minus_virtual_surplus")},
     **truthfulness(mechanism, distributions, audited, sizes),
     "min_payment": min(check["min_payment"] for check in checks),
     "min_slack": min(check["min_slack"] for check in checks),
     "ir_violations": sum(check["ir_violations"] for check in checks),
   }
+
+
+def _joined(count, mean, variance):
+  """Returns (mean, standard error) of samples of which each chunk's count, mean and variance are known."""
+  count, mean, variance = map(np.array, (count, mean, variance))
+  whole = np.average(mean, weights=count)
+  spread = np.average(variance + (mean - whole) ** 2, weights=count)
+  return float(whole), float(np.sqrt(spread / max(count.sum() - 1, 1)))
 
 
 def truthfulness(mechanism, distributions, profiles, sizes=None):
@@ -74,23 +84,28 @@ def truthfulness(mechanism, distributions, profiles, sizes=None):
 
   def sweep(block):
     grids = [values.misreport_grid(one, block.max(-1), sizes.grid_points) for one in distributions]
-    return metrics.regret_and_curves(mechanism, block, np.stack(grids, axis=1))
+    return metrics.regret_and_curves(mechanism, block, np.stack(grids, axis=1), chunk=_per_call(block))
 
   swept = _in_threads(sweep, blocks)
   fields = [field.name for field in dataclasses.fields(regret_lib.Regret)]
   lost = regret_lib.Regret(**{name: np.concatenate([getattr(one, name) for one, _ in swept]) for name in fields})
   identity = [block[: sizes.identity_profiles] for block in blocks[: -(-sizes.identity_profiles // sizes.block)]]
-  residue = lambda block: metrics.payment_identity_residual(mechanism, block, rounds=8)
+  residue = lambda block: metrics.payment_identity_residual(mechanism, block, rounds=8, chunk=_per_call(block))
   residual = np.concatenate(_in_threads(residue, identity))
-  literal, ratio = metrics.psi(mechanism, profiles)
+  literal, ratio = metrics.psi(mechanism, profiles, chunk=_per_call(profiles))
   return {
     **regret_lib.summarise_regret(lost),
     "psi": literal,
     "psi_ratio": ratio,
     "non_monotone": float(np.concatenate([falling for _, falling in swept]).mean()),
     "payment_identity_residual": float(residual[: sizes.identity_profiles].mean()),
-    "i_sic": metrics.i_sic(mechanism, profiles),
+    "i_sic": metrics.i_sic(mechanism, profiles, chunk=_per_call(profiles)),
   }
+
+
+def _per_call(profiles):
+  """Returns how many misreports of each of the profiles f[B, N] are run at once."""
+  return max(1, CELLS // max(profiles.size, 1))
 
 
 def _in_threads(function, items):

@@ -45,12 +45,17 @@ def test_report_of_samples():
   assert all(name in text for name in (*mechanisms.NAMES, "regret_over_payment"))
 
 
-def test_chunks_and_blocks_change_nothing():
+def test_chunks_and_blocks_change_nothing(monkeypatch):
   market = market_lib.from_dict(SPEC)
   one = auction.evaluate(market, auction.build(market, ["vcg"])[0], num_samples=700, sizes=SMALL)["mechanisms"]["vcg"]
   sizes = audit_lib.Sizes(regret_profiles=120, identity_profiles=15, chunk=7000, block=1000)
   other = auction.evaluate(market, auction.build(market, ["vcg"])[0], num_samples=700, sizes=sizes)["mechanisms"]["vcg"]
   assert one == pytest.approx(other, rel=1e-9, abs=1e-12)
+  monkeypatch.setattr(audit_lib, "CELLS", 5000)  # and how many misreports are run at once
+  gsp = lambda: auction.evaluate(market, auction.build(market, ["gsp"])[0], num_samples=700, sizes=sizes)
+  few = gsp()["mechanisms"]["gsp"]
+  monkeypatch.setattr(audit_lib, "CELLS", 2**30)
+  assert few == pytest.approx(gsp()["mechanisms"]["gsp"], rel=1e-9, abs=1e-12)
 
 
 def test_profiles_by_hand():
