@@ -8,7 +8,7 @@ def get_config():
   """Returns EGA at size `small`: 3 codes of 64 and a suffix, K = 10, N_S = 64."""
   config = base_config()
   config.data = "runs/checkins/data"
-  config.policy.rollout = "sampled"
+  config.policy.rollout = "group"
   config.policy.learning_rate = 3e-4
   config.policy.steps = 200
   config.policy.exchange_rate = 0.75  # this and the next: BUILD_NOTES.md, "EGA's own objective"

@@ -22,7 +22,7 @@ def get_config():
   config.align.steps = 100
   config.policy.steps = 50
   config.policy.batch_size = 16
-  config.policy.rollout = "sampled"
+  config.policy.rollout = "group"
   config.policy.learning_rate = 3e-4
   config.payment.requests = 48
   config.payment.steps = 1000
