@@ -65,13 +65,6 @@ LAWS = (
   Law("shared_sequence", lambda a, b, w: generation.sequence_loss(a["log_z"], where=w, share=b["share"]), _policy),
   Law("list_click", lambda a, b, w: reward.list_click_loss(a["logits"], b["labels"], where=w), _clicks),
   Law("policy", lambda a, b, w: policy.policy_gradient_loss(a["log_z"], b["reward"], where=w), _policy),
-  Law(
-    "sampled_policy",
-    lambda a, b, w: policy.sampled_policy_gradient_loss(
-      a["log_z"], b["reward"], where=w, entropy=-a["log_z"], entropy_weight=0.1
-    ),
-    _policy,
-  ),
   Law("payment", lambda a, b, w: lagrangian.payment_loss(**a, **b, rho=1.5, where=_each(w, LENGTH)), _payment),
   Law("quantization", lambda a, b, w: quantization.rq_vae_loss(**a, **b, where=w), _vectors, slope=False),
 )

@@ -11,7 +11,7 @@ from ega_jax.losses.lagrangian import (
   table_regret,
 )
 from ega_jax.losses.masking import masked_sum
-from ega_jax.losses.policy import marginal_contribution, policy_gradient_loss, sampled_policy_gradient_loss
+from ega_jax.losses.policy import leave_one_out, marginal_contribution, policy_gradient_loss
 from ega_jax.losses.quantization import rq_vae_loss
 from ega_jax.losses.reward import binary_cross_entropy, list_click_loss, members_click_loss
 
@@ -22,6 +22,7 @@ __all__ = [
   "budgeted_multiplier",
   "cap_price",
   "code_loss",
+  "leave_one_out",
   "list_click_loss",
   "marginal_contribution",
   "masked_sum",
@@ -32,7 +33,6 @@ __all__ = [
   "policy_gradient_loss",
   "rate_price",
   "rq_vae_loss",
-  "sampled_policy_gradient_loss",
   "sequence_loss",
   "table_regret",
 ]

@@ -31,32 +31,16 @@ def leave_one_out(score):
   return (score - jnp.mean(score, -1, keepdims=True)) * (count / (count - 1))
 
 
-def policy_gradient_loss(log_z, reward, *, where=None, baseline=0.0, advantage_scale=1.0):
+def policy_gradient_loss(log_z, reward, *, where=None):
   """Returns (sum, weight, metrics): -sum_i r_i log z_i per request, EGA Eq. 32; weight counts requests.
 
-  Args: log_z f32[B, K], differentiable; reward f32[B, K], through which nothing flows; where: bool, a prefix of [B, K];
-  baseline and advantage_scale: broadcastable to [B, K], subtracted from the reward and divided out.
+  Args: log_z f32[B, K], differentiable; reward f32[B, K], the advantage of each choice, through which nothing flows (in
+    units of a constant fitted on logs, never of a statistic of the batch, or a batch would not be the sum of its
+    requests); where: bool, a prefix of [B, K].
   """
   mask = broadcast_mask(where, log_z.shape)
-  advantage = safe(jax.lax.stop_gradient((reward - baseline) / advantage_scale), mask)
+  advantage = safe(jax.lax.stop_gradient(reward), mask)
   per_item = jnp.where(mask, -advantage * safe(log_z, mask), 0.0)
   total, weight = masked_sum(jnp.sum(per_item, axis=-1), jnp.any(mask, axis=-1))
   metrics = {"reward": masked_sum(safe(reward, mask), mask), "log_z": masked_sum(safe(log_z, mask), mask)}
-  return total, weight, metrics
-
-
-def sampled_policy_gradient_loss(log_z, reward, *, where=None, advantage_scale=1.0, entropy=None, entropy_weight=0.0):
-  """Returns (sum, weight, metrics): REINFORCE on a sampled list, the marginal contribution being the advantage.
-
-  The marginal contribution already subtracts what the list earns without the item, so no further baseline is needed.
-  advantage_scale divides it: a constant fitted on logs, never a statistic of the batch, or a batch would not be the sum
-  of its requests. The steps' entropies f32[B, K], if given, are rewarded with entropy_weight. log_z, reward, where: as
-  in `policy_gradient_loss`.
-  """
-  mask = broadcast_mask(where, log_z.shape)
-  total, weight, metrics = policy_gradient_loss(log_z, reward, where=mask, advantage_scale=advantage_scale)
-  if entropy is not None:
-    bonus, _ = masked_sum(safe(entropy, mask), mask)
-    total = total - entropy_weight * bonus
-    metrics = {**metrics, "entropy": masked_sum(safe(entropy, mask), mask)}
   return total, weight, metrics

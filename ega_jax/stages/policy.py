@@ -8,12 +8,7 @@ import optax
 
 from ega_jax.decoding import slate
 from ega_jax.decoding.lists import ListConfig
-from ega_jax.losses.policy import (
-  leave_one_out,
-  marginal_contribution,
-  policy_gradient_loss,
-  sampled_policy_gradient_loss,
-)
+from ega_jax.losses.policy import leave_one_out, marginal_contribution, policy_gradient_loss
 from ega_jax.models.ega_config import LIST
 from ega_jax.stages.batches import logged
 from ega_jax.stages.market import balanced_price
@@ -64,8 +59,9 @@ def policy_stage(
     bids = generation.expected_bids(request, config.value_sigma) if bid_free else token_bids(served, worth)
     scaled = dataclasses.replace(generation.in_market(lists, params["market"]), max_prefixes=0)
     scaled = dataclasses.replace(scaled, bid_cell=1.0) if bid_free else scaled
-    rollouts = {"greedy": _marginal_contributions, "sampled": _marginal_contributions, "group": _leave_one_out}
-    items, advantage, score = rollouts[options.rollout](models, params, prepared, bids, worth, scaled, rng, options)
+    rollout = _leave_one_out if options.rollout == "group" else _marginal_contributions
+    fixed = jax.lax.stop_gradient((params, prepared, bids, worth))
+    items, advantage, score = rollout(models, *fixed, scaled, rng, options)
 
     def log_z_of(items):
       codes = generation.list_codes(prepared.table, items)
@@ -77,8 +73,8 @@ def policy_stage(
     log_z = jax.vmap(log_z_of, in_axes=1, out_axes=1)(items)
     shown, lists_each = items >= 0, items.shape[1]
     flat = lambda a: a.reshape(len(a), -1)
-    policy_loss = policy_gradient_loss if options.rollout == "greedy" else sampled_policy_gradient_loss
-    total, weight, metrics = policy_loss(flat(log_z), flat(advantage) / (lists_each * scale), where=flat(shown))
+    reward = flat(advantage) / (lists_each * scale)
+    total, weight, metrics = policy_gradient_loss(flat(log_z), reward, where=flat(shown))
     ad = _at(request.is_ad, items) & shown
     rows = jnp.float32(len(items))
     metrics |= {"score": (jnp.sum(score.mean(1)), rows), "ad_share": (jnp.sum(ad), jnp.sum(shown))}
@@ -114,9 +110,7 @@ def _marginal_contributions(models, params, prepared, bids, worth, lists, rng, o
   bids f32[B, C] weigh tokens, worth f32[B, C] is what the score counts per click. Y is greedy, or drawn if
   options.rollout is "sampled"; Y without i is greedy, of all candidates but i.
   """
-  params, prepared, bids, worth = jax.lax.stop_gradient((params, prepared, bids, worth))
-  table = prepared.table
-  decoder = generation.decoder(models, params, prepared.memory, lists.list_length * table.codes.shape[-1])
+  table, decoder = prepared.table, _decoder(models, params, prepared, lists)
   if options.rollout == "greedy":
     base = slate.greedy(decoder, table, bids, prepared.prior, lists)
   else:
@@ -134,13 +128,16 @@ def _leave_one_out(models, params, prepared, bids, worth, lists, rng, options):
 
   bids, worth: as in `_marginal_contributions`.
   """
-  params, prepared, bids, worth = jax.lax.stop_gradient((params, prepared, bids, worth))
-  table = prepared.table
-  decoder = generation.decoder(models, params, prepared.memory, lists.list_length * table.codes.shape[-1])
+  table, decoder = prepared.table, _decoder(models, params, prepared, lists)
   all_there = jnp.zeros((table.valid.shape[0], options.samples, table.valid.shape[1]), bool)
   items = slate.sampled(decoder, table, bids, prepared.prior, lists, rng, all_there, temperature=options.temperature)
   score = _scores(models, params, prepared, items, worth)
   return items, jnp.broadcast_to(leave_one_out(score)[..., None], items.shape), score
+
+
+def _decoder(models, params, prepared, lists):
+  """Returns the cached decoder of whole lists."""
+  return generation.decoder(models, params, prepared.memory, lists.list_length * prepared.table.codes.shape[-1])
 
 
 def _scores(models, params, prepared, items, worth):

@@ -76,13 +76,11 @@ def test_policy_gradient_is_reinforce_and_the_reward_is_frozen():
   np.testing.assert_array_equal(by_theta, 0)
 
 
-def test_policy_weight_counts_requests_and_entropy_is_rewarded():
+def test_policy_weight_counts_requests():
   log_z, r = -np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)
   where = np.array([[True, True], [True, False], [False, False]])
   total, weight, _ = policy.policy_gradient_loss(log_z, r, where=where)
   assert total == 3 and weight == 2
-  more = policy.sampled_policy_gradient_loss(log_z, r, where=where, entropy=np.ones((3, 2)), entropy_weight=0.5)[0]
-  np.testing.assert_allclose(more, 3 - 0.5 * 3)
 
 
 def test_sampled_policy_gradient_raises_what_earns_more():
@@ -94,7 +92,7 @@ def test_sampled_policy_gradient_raises_what_earns_more():
 
     def loss(logits):
       log_z = jax.nn.log_softmax(logits)[arms][:, None]
-      return policy.sampled_policy_gradient_loss(log_z, value[arms][:, None] - 0.4)[0] / 64
+      return policy.policy_gradient_loss(log_z, value[arms][:, None] - 0.4)[0] / 64
 
     return logits - jax.grad(loss)(logits), None
 

@@ -113,3 +113,17 @@ def test_a_group_moves_the_policy_and_leaves_the_reward_model():
            if leaf.dtype == jnp.float32 and np.asarray(leaf).any()}  # fmt: skip
   assert any(name.startswith("generator/poi_decoder") for name in moved)
   assert not [name for name in moved if name.startswith("reward")]
+
+
+def test_a_group_weighs_as_much_as_one_list_and_its_rewards_are_in_median_bids(monkeypatch):
+  config = tiny_run.config().copy_and_resolve_references()
+  with config.unlocked():
+    config.policy.rollout, config.policy.samples = "group", 3
+  items = jnp.tile(jnp.arange(4), (8, 3, 1))
+  monkeypatch.setattr(policy, "_leave_one_out", lambda *args: (items, jnp.full((8, 3, 4), 5.0), jnp.zeros((8, 3))))
+  monkeypatch.setattr(policy, "policy_gradient_loss", lambda log_z, reward, where: (reward.sum(), where.sum(), {}))
+  stage = policy_stage(config, tiny_run.models(), recipe.list_config(config))
+  params = tiny_run.trained()[1]["policy"]
+  total, shown, _ = jax.jit(stage.loss)(params, tiny_run.requests_of_test(), jax.random.key(0))
+  expected = 8 * 4 * 5.0 / float(params["market"]["bid_scale"])
+  assert shown == 8 * 3 * 4 and float(total) == pytest.approx(expected, rel=1e-5)
