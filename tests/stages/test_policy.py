@@ -124,6 +124,6 @@ def test_a_group_weighs_as_much_as_one_list_and_its_rewards_are_in_median_bids(m
   monkeypatch.setattr(policy, "policy_gradient_loss", lambda log_z, reward, where: (reward.sum(), where.sum(), {}))
   stage = policy_stage(config, tiny_run.models(), recipe.list_config(config))
   params = tiny_run.trained()[1]["policy"]
+  params = params | {"market": params["market"] | {"bid_scale": jnp.float32(2.5)}}
   total, shown, _ = jax.jit(stage.loss)(params, tiny_run.requests_of_test(), jax.random.key(0))
-  expected = 8 * 4 * 5.0 / float(params["market"]["bid_scale"])
-  assert shown == 8 * 3 * 4 and float(total) == pytest.approx(expected, rel=1e-5)
+  assert shown == 8 * 3 * 4 and float(total) == pytest.approx(8 * 4 * 5.0 / 2.5, rel=1e-5)
